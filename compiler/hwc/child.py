@@ -1,0 +1,170 @@
+"""A bounded child process: argument list, time limit, memory limit, capped output, no orphans."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hwc.errors import MachineError
+from hwc.faults import fail_point
+
+OUTPUT_CAP_BYTES = 4 << 20
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What to run and its bounds."""
+
+    argv: Sequence[str]
+    cwd: Path
+    timeout_s: float
+    memory_bytes: int
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a child process ended and what it used."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+    wall_s: float
+    cpu_s: float
+    peak_rss_bytes: int
+    stopped_by: str
+    """``""``, ``"time"`` or ``"memory"``: the limit that ended it."""
+
+    @property
+    def crashed(self) -> bool:
+        """Whether a signal ended the child, other than one sent by its own limits."""
+        return self.returncode < 0 and not self.stopped_by
+
+    def describe(self) -> str:
+        """Say in a few words how the process ended."""
+        if self.stopped_by == "time":
+            return f"stopped at its time limit after {self.wall_s:.0f} s"
+        if self.stopped_by == "memory":
+            return f"stopped at its memory limit, having reached {self.peak_rss_bytes / 2**20:.0f} MiB"
+        if self.returncode < 0:
+            return f"crashed with signal {signal.Signals(-self.returncode).name}"
+        return f"exited with status {self.returncode}"
+
+
+def _die_with_parent() -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _tree_rss_bytes(pid: int) -> int:
+    """Resident bytes of a process and its descendants, read from /proc."""
+    total = 0
+    pending = [pid]
+    while pending:
+        current = pending.pop()
+        try:
+            fields = Path(f"/proc/{current}/statm").read_text().split()
+            total += int(fields[1]) * resource.getpagesize()
+            for task in Path(f"/proc/{current}/task").iterdir():
+                pending += [int(child) for child in (task / "children").read_text().split()]
+        except (OSError, IndexError, ValueError):
+            continue
+    return total
+
+
+class _Pump(threading.Thread):
+    """Reads one pipe to its end and keeps the first and last parts."""
+
+    def __init__(self, stream: object) -> None:
+        super().__init__(daemon=True)
+        self._stream = stream
+        self._kept = bytearray()
+        self.start()
+
+    def run(self) -> None:
+        while chunk := self._stream.read1(65536):  # type: ignore[attr-defined]
+            self._kept += chunk
+            if len(self._kept) > OUTPUT_CAP_BYTES:
+                half = OUTPUT_CAP_BYTES // 2
+                self._kept = self._kept[:half] + b"\n[... cut ...]\n" + self._kept[-half:]
+
+    def text(self) -> str:
+        self.join()
+        return self._kept.decode(errors="replace")
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def run(call: Call) -> Outcome:
+    """Run a child process to its end or its first limit; raise MachineError if it cannot start.
+
+    The child leads its own process group, which is killed at a limit, on any exception here
+    (Ctrl-C included), and by the kernel if this process dies.
+    """
+    started = time.monotonic()
+    try:
+        process = subprocess.Popen(
+            list(call.argv),
+            cwd=call.cwd,
+            env={**os.environ, **call.env},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+    except OSError as error:
+        raise MachineError(
+            f"cannot start {call.argv[0]}: {error.strerror}", hint="run `hwc doctor` to see which tools are missing"
+        ) from error
+    try:
+        fail_point("child.started")
+        return _watch(process, call, started)
+    except BaseException:
+        _kill(process)
+        process.wait()
+        raise
+
+
+def _watch(process: subprocess.Popen[bytes], call: Call, started: float) -> Outcome:
+    stdout, stderr = _Pump(process.stdout), _Pump(process.stderr)
+    stopped_by = ""
+    peak = 0
+    pause_s = 0.005
+    while True:
+        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if pid:
+            break
+        peak = max(peak, _tree_rss_bytes(process.pid))
+        if not stopped_by and time.monotonic() - started > call.timeout_s:
+            stopped_by = "time"
+            _kill(process)
+        elif not stopped_by and peak > call.memory_bytes:
+            stopped_by = "memory"
+            _kill(process)
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 1.5, 0.1)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return Outcome(
+        returncode=process.returncode,
+        stdout=stdout.text(),
+        stderr=stderr.text(),
+        wall_s=time.monotonic() - started,
+        cpu_s=usage.ru_utime + usage.ru_stime,
+        peak_rss_bytes=max(peak, usage.ru_maxrss * 1024),
+        stopped_by=stopped_by,
+    )

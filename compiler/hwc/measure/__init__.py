@@ -1,0 +1,1 @@
+"""Check that an artefact is right, and measure how fast it is."""

@@ -1,0 +1,117 @@
+"""Check: run an artefact on its real runtime and compare it with ONNX Runtime and with the float model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hwc.capture.golden import Case, load_cases, load_numbered
+from hwc.measure import metrics
+from hwc.runtime import clean
+from hwc.runtime.program import Program
+from hwc.spec.model import EvaluationSpec, Gates, bucket_id
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def check(
+    program: Program,
+    evaluation: EvaluationSpec,
+    *,
+    folder: Path,
+    cases: Path,
+    reference: Path,
+    work: Path,
+    timeout_s: float,
+    memory_bytes: int,
+) -> dict[str, Any]:
+    """Run every golden case in a clean process; return parity, quality and memory.
+
+    ``parity`` compares with strict ONNX Runtime on the same quantised graph (``reference``), ``quality`` with the
+    float model. Raises MachineError where the device is missing: nothing was shown, so nothing is claimed.
+    """
+    report = clean.serve(work, program, "run", timeout_s=timeout_s, memory_bytes=memory_bytes, cases=str(cases))
+    all_cases = load_cases(cases)
+    outputs = load_numbered(work / "outputs.npz")
+    same_graph = load_numbered(reference / "expected.npz")
+    floats = load_numbered(cases / "expected.npz")
+    by_bucket: dict[str, float] = {}
+    for case, left, right in zip(all_cases, outputs, same_graph, strict=True):
+        name = bucket_id(case.bucket)
+        rows = len(case.items)
+        difference = metrics.max_abs(first_rows(left, rows), first_rows(right, rows))
+        by_bucket[name] = max(by_bucket.get(name, 0.0), difference)
+    measured = metrics.evaluate(
+        evaluation.evaluator, folder, by_item(all_cases, outputs), by_item(all_cases, floats)
+    )
+    return {
+        "parity": {"max_abs": max(by_bucket.values()), "by_bucket": by_bucket, "cases": len(all_cases)},
+        "quality": {
+            "evaluator": evaluation.evaluator,
+            "metrics": measured,
+            "items": len({item for case in all_cases for item in case.items}),
+            "data_sha256": evaluation.sha256,
+            "reference": "the float32 model as captured, in ONNX Runtime",
+        },
+        "memory": {key: value for key, value in report.items() if key.endswith("_bytes")},
+        "load_s": report["load_s"],
+    }
+
+
+def first_rows(values: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
+    """Return the rows that hold items; the rest is padding, about which nothing is promised."""
+    return {name: value[:rows] for name, value in values.items()}
+
+
+def by_item(cases: Sequence[Case], results: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return output name to [items, …], each item once, from the case in which it first appears."""
+    import numpy as np
+
+    rows: dict[str, dict[int, np.ndarray]] = {}
+    for case, result in zip(cases, results, strict=True):
+        for name, value in result.items():
+            for row, item in enumerate(case.items):
+                rows.setdefault(name, {}).setdefault(item, value[row])
+    return {name: np.stack([found[item] for item in sorted(found)]) for name, found in rows.items()}
+
+
+def misses(report: Mapping[str, Any], gates: Gates, parity_max_abs: float, bits_per_parameter: float) -> list[str]:
+    """Return every gate that a checked artefact misses, told with its figure and its bound; pure."""
+    found: list[str] = []
+    parity = report["parity"]["max_abs"]
+    if not parity <= parity_max_abs:
+        found.append(f"parity with ONNX Runtime: max abs {parity:.2e} > {parity_max_abs:.2e}")
+    measured: Mapping[str, float] = report["quality"]["metrics"]
+    lower = {
+        "cosine_mean": gates.cosine_mean_min,
+        "nearest_neighbour": gates.nearest_neighbour_min,
+        "top1": gates.top1_min,
+        **gates.metrics_min,
+    }
+    for name, bound in lower.items():
+        if bound is None:
+            continue
+        if name not in measured:
+            found.append(f"{name}: gated at {bound}, but the evaluator does not measure it")
+        elif not measured[name] >= bound:
+            found.append(f"{name} {measured[name]:.4f} < {bound}")
+    if gates.max_abs is not None and not measured["max_abs"] <= gates.max_abs:
+        found.append(f"max abs to the float model {measured['max_abs']:.2e} > {gates.max_abs:.2e}")
+    if gates.bits_per_parameter_max is not None and bits_per_parameter > gates.bits_per_parameter_max:
+        found.append(f"bits per parameter {bits_per_parameter:.2f} > {gates.bits_per_parameter_max}")
+    return found
+
+
+def write(report: Mapping[str, Any], out: Path) -> None:
+    """Write ``check.json``."""
+    (out / "check.json").write_text(json.dumps(report, indent=1, sort_keys=True))
+
+
+def clean_up(work: Path) -> None:
+    """Keep the artefact's outputs, which golden tests and other machines compare with; drop the rest."""
+    (work / "outputs.npz").replace(work.parent / "outputs.npz")
+    shutil.rmtree(work)

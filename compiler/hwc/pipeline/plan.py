@@ -1,0 +1,281 @@
+"""The plan: which steps a build takes, and their keys; pure, apart from hashing the sources it is asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hwc.capture.source import Located
+from hwc.errors import UsageError
+from hwc.pipeline import stages
+from hwc.pipeline.step import Step, make_step
+from hwc.quantise.scheme import Scheme
+from hwc.runtime.program import Device
+from hwc.spec.model import Bucket, ModelSpec, PythonSource
+from hwc.spec.project import Found
+from hwc.spec.target import TargetSpec
+
+NO_ENCODING = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedTarget:
+    """A target with nothing left to detect, and whether this machine can run what is built for it."""
+
+    spec: TargetSpec
+    """With ``lowering.cpu`` and ``lowering.cpu_features`` filled in."""
+    device: Device
+    device_name: str
+    """Name of the matching device on this machine; empty if there is none."""
+    absent_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What a plan depends on beside the specifications."""
+
+    machine_fingerprint: str
+    method: dict[str, Any]
+    """How to profile; see measure.profile.Method."""
+    timeout_s: float
+    memory_bytes: int
+    profile: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantPlan:
+    """The steps of one variant: a target and a scheme."""
+
+    target: ResolvedTarget
+    scheme: Scheme
+    buckets: tuple[Bucket, ...]
+    capture: Step
+    simplify: Step
+    cases: Step
+    quantise: Step
+    encode: Step
+    lower: Step
+    check: Step | None
+    profile: Step | None
+
+    @property
+    def name(self) -> str:
+        """``target/scheme``."""
+        return f"{self.target.spec.name}/{self.scheme.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything one ``hwc build`` does for one model."""
+
+    found: Found
+    variants: tuple[VariantPlan, ...]
+
+    def steps(self) -> list[Step]:
+        """Return every step once, each after the steps it reads."""
+        ordered: dict[str, Step] = {}
+
+        def visit(step: Step) -> None:
+            if step.key in ordered:
+                return
+            for parent in step.inputs.values():
+                visit(parent)
+            ordered[step.key] = step
+
+        for variant in self.variants:
+            for step in (variant.lower, variant.encode, variant.check, variant.profile):
+                if step is not None:
+                    visit(step)
+        return list(ordered.values())
+
+
+def make_plan(
+    found: Found, located: Located, targets: Sequence[ResolvedTarget], schemes: Sequence[Scheme], setting: Setting
+) -> Plan:
+    """Plan every combination of target and scheme; steps that are the same are the same step."""
+    variants = tuple(
+        _variant(_Front(found, located, setting), target, scheme) for target in targets for scheme in schemes
+    )
+    return Plan(found=found, variants=variants)
+
+
+def sliced(spec: ModelSpec, *fields: str, **replaced: Any) -> dict[str, Any]:
+    """Return the specification with every field a stage does not read left out, so that it is not in the key."""
+    kept = spec.model_dump(mode="json", include={*fields, "inputs", "outputs"}, exclude_defaults=True)
+    return {
+        "source": {"kind": "onnx", "path": "unread"},
+        "buckets": [dict(spec.buckets[0])],
+        **kept,
+        **replaced,
+    }
+
+
+class _Front:
+    """The steps before a target matters."""
+
+    def __init__(self, found: Found, located: Located, setting: Setting) -> None:
+        self.found, self.spec, self.located, self.setting = found, found.spec, located, setting
+        self.local = {
+            "name": found.spec.name,
+            "timeout_s": str(setting.timeout_s),
+            "memory_bytes": str(setting.memory_bytes),
+        }
+
+    def capture(self) -> Step:
+        source = self.spec.source
+        params: dict[str, Any] = {
+            "spec": sliced(self.spec, "opset", source=self._source(), buckets=[self._example()]),
+            "content_sha256": self.located.content_sha256,
+        }
+        local = {
+            **self.local,
+            "path": str(self.located.path),
+            "checkpoint": str(self.located.checkpoint or ""),
+            "licences": str(self.located.licence_folder or ""),
+        }
+        return make_step(stages.CAPTURE, f"capture {self.spec.name} ({source.kind})", params, local=local)
+
+    def _source(self) -> dict[str, Any]:
+        """The source without its place: what lies there is in the digest."""
+        dumped: dict[str, Any] = self.spec.source.model_dump(mode="json", exclude_defaults=True)
+        for key in ("path", "package", "module", "folder", "checkpoint"):
+            dumped.pop(key, None)
+        if isinstance(self.spec.source, PythonSource):
+            dumped["factory"] = "factory.py:" + self.spec.source.factory.rpartition(":")[2]
+        return {**dumped, "path": "located"} if self.spec.source.kind != "python" else dumped
+
+    def _example(self) -> dict[str, int]:
+        """The python exporter traces the first bucket; the other sources read no bucket."""
+        if isinstance(self.spec.source, PythonSource):
+            return dict(self.spec.buckets[0])
+        return {dim: 1 for dim in self.spec.buckets[0]}
+
+    def simplify(self, buckets: tuple[Bucket, ...]) -> Step:
+        params = {"spec": sliced(self.spec, buckets=[dict(bucket) for bucket in buckets])}
+        return make_step(
+            stages.SIMPLIFY, f"simplify {self.spec.name}", params, {"capture": self.capture()}, self.local
+        )
+
+    def cases(self, buckets: tuple[Bucket, ...], items: int) -> Step:
+        evaluation = self.spec.evaluation.model_dump(
+            mode="json", include={"file", "sha256", "seed"}, exclude_defaults=True
+        )
+        if "file" in evaluation:
+            evaluation["file"] = "located"
+        params = {
+            "spec": sliced(
+                self.spec, "batch_dim", buckets=[dict(bucket) for bucket in buckets], evaluation=evaluation
+            ),
+            "items": items,
+        }
+        local = {**self.local, "text": str(self.found.folder / self.spec.evaluation.file)}
+        inputs = {"capture": self.capture(), "simplify": self.simplify(buckets)}
+        return make_step(stages.CASES, f"golden cases of {self.spec.name}", params, inputs, local)
+
+    def quantise(self, scheme: Scheme) -> Step:
+        params = {"scheme": asdict(scheme), "exclude": list(self.spec.quantise.exclude)}
+        label = f"quantise {self.spec.name} to {scheme.name}"
+        return make_step(stages.QUANTISE, label, params, {"capture": self.capture()}, self.local)
+
+
+def _variant(front: _Front, target: ResolvedTarget, scheme: Scheme) -> VariantPlan:
+    spec, device_only = front.spec, target.spec.execution.functional_only
+    buckets = spec.buckets_for(functional_only=device_only)
+    items = spec.evaluation.functional_items if device_only else spec.evaluation.items
+    encoding = encoding_of(target.spec, scheme)
+    capture, simplify, quantise = front.capture(), front.simplify(buckets), front.quantise(scheme)
+    cases = front.cases(buckets, items)
+    name = f"{spec.name} {target.spec.name}/{scheme.name}"
+    shapes = sliced(spec, buckets=[dict(bucket) for bucket in buckets])
+    encode = make_step(
+        stages.ENCODE,
+        f"encode {spec.name} {scheme.name} as {encoding}",
+        {"scheme": asdict(scheme), "encoding": encoding},
+        {"capture": capture, "quantise": quantise},
+        front.local,
+    )
+    lower = make_step(
+        stages.LOWER,
+        f"lower {name}",
+        {
+            "spec": shapes,
+            "scheme": asdict(scheme),
+            "encoding": encoding,
+            "lowering": target.spec.lowering.model_dump(mode="json", exclude_defaults=True),
+        },
+        {"simplify": simplify, "quantise": quantise},
+        front.local,
+    )
+    parts = {"encode": encode, "lower": lower, "cases": cases}
+    check, profile = None, None
+    if target.device_name:
+        reference = _reference(front, scheme, shapes, simplify, quantise, cases)
+        check = _check(front, target, name, shapes, {**parts, **reference})
+        if front.setting.profile:
+            profile = _profile(front, target, name, {**parts, "check": check})
+    return VariantPlan(
+        target=target, scheme=scheme, buckets=buckets, capture=capture, simplify=simplify, cases=cases,
+        quantise=quantise, encode=encode, lower=lower, check=check, profile=profile,
+    )
+
+
+def encoding_of(target: TargetSpec, scheme: Scheme) -> str:
+    """Return the encoding a target asks for; raise UsageError if its descriptor names none for this kind."""
+    if scheme.kind == "float":
+        return NO_ENCODING
+    if scheme.kind not in target.encoding:
+        raise UsageError(
+            f"target `{target.name}` names no encoding for {scheme.kind} weights",
+            where=f"targets/{target.name}.toml [encoding]",
+            hint=f"add `{scheme.kind} = …`; `hwc schemes list` shows the encodings",
+        )
+    return target.encoding[scheme.kind]
+
+
+def _reference(
+    front: _Front, scheme: Scheme, shapes: dict[str, Any], simplify: Step, quantise: Step, cases: Step
+) -> dict[str, Step]:
+    """Unquantised, the golden cases' own expected outputs are the reference."""
+    if scheme.kind == "float":
+        return {}
+    inputs = {"capture": front.capture(), "simplify": simplify, "quantise": quantise, "cases": cases}
+    label = f"reference of {front.spec.name} {scheme.name} in ONNX Runtime"
+    params = {"spec": shapes, "scheme": asdict(scheme)}
+    return {"reference": make_step(stages.REFERENCE, label, params, inputs, front.local)}
+
+
+def _on(target: ResolvedTarget, front: _Front) -> dict[str, Any]:
+    return {
+        "device": asdict(target.device),
+        "device_name": target.device_name,
+        "machine": front.setting.machine_fingerprint,
+    }
+
+
+def _check(
+    front: _Front, target: ResolvedTarget, name: str, shapes: dict[str, Any], inputs: dict[str, Step]
+) -> Step:
+    evaluator = {"evaluator": front.spec.evaluation.evaluator}
+    pinned = front.spec.evaluation.model_dump(mode="json", include={"file", "sha256"}, exclude_defaults=True)
+    params = {"spec": {**shapes, "evaluation": {**pinned, **evaluator}}, **_on(target, front)}
+    evaluator_file = front.found.folder / evaluator["evaluator"].rpartition(":")[0]
+    if evaluator_file.is_file():
+        from hwc import digest
+
+        params["evaluator_sha256"] = digest.of_file(evaluator_file)
+    return make_step(
+        stages.CHECK, f"check {name}", params, inputs, {**front.local, "folder": str(front.found.folder)}
+    )
+
+
+def _profile(front: _Front, target: ResolvedTarget, name: str, inputs: dict[str, Step]) -> Step:
+    params = {"method": front.setting.method, **_on(target, front)}
+    return make_step(stages.PROFILE, f"profile {name}", params, inputs, front.local)
+
+
+def walk(step: Step) -> Iterator[Step]:
+    """Yield a step and everything it depends on."""
+    yield step
+    for parent in step.inputs.values():
+        yield from walk(parent)

@@ -1,0 +1,146 @@
+"""The only loop: run a plan's steps, each in a child process of its own, hits first, measurements alone at the end."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from hwc import child, told
+from hwc.errors import HwcError, InternalError, StepError
+from hwc.events import Event, Listener
+from hwc.files import locked
+from hwc.pipeline.step import Step
+from hwc.pipeline.store import Artifact, Store
+
+REQUEST = ".request.json"
+
+
+def run_steps(
+    steps: Sequence[Step],
+    store: Store,
+    listen: Listener,
+    *,
+    jobs: int,
+    timeout_s: float,
+    memory_bytes: int,
+    refresh: frozenset[str] = frozenset(),
+) -> dict[str, Artifact]:
+    """Run steps (each after those it reads) and return their outputs by key.
+
+    ``jobs`` steps run at once; volatile ones run alone, after all others, with the machine to themselves.
+    ``refresh`` names stages whose outputs are made again. The first failure stops the start of new steps, lets
+    running ones end, and is raised.
+    """
+    runner = _Runner(store, listen, timeout_s=timeout_s, memory_bytes=memory_bytes, refresh=refresh)
+    steady = [step for step in steps if not step.stage.volatile]
+    runner.parallel(steady, jobs)
+    for step in steps:
+        if step.stage.volatile:
+            with locked(store.home / "locks" / "machine"):
+                runner.one(step)
+    return runner.done
+
+
+class _Runner:
+    def __init__(
+        self, store: Store, listen: Listener, *, timeout_s: float, memory_bytes: int, refresh: frozenset[str]
+    ) -> None:
+        self.store, self.listen, self.refresh = store, listen, refresh
+        self.timeout_s, self.memory_bytes = timeout_s, memory_bytes
+        self.done: dict[str, Artifact] = {}
+
+    def parallel(self, steps: Sequence[Step], jobs: int) -> None:
+        pending = list(steps)
+        running: dict[Future[None], Step] = {}
+        failure: BaseException | None = None
+        with ThreadPoolExecutor(max_workers=jobs) as pool:
+            while (pending and failure is None) or running:
+                ready = [step for step in pending if all(p.key in self.done for p in step.inputs.values())]
+                for step in ready[: jobs - len(running)] if failure is None else []:
+                    pending.remove(step)
+                    if not self._hit(step):
+                        running[pool.submit(self.one, step)] = step
+                if not running:
+                    continue
+                finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    running.pop(future)
+                    failure = failure or future.exception()
+        if failure is not None:
+            raise failure
+
+    def _hit(self, step: Step) -> bool:
+        if step.stage.name in self.refresh:
+            return False
+        found = self.store.lookup(step.stage.name, step.key)
+        if found is None:
+            return False
+        self.done[step.key] = found
+        self.listen(Event(kind="hit", step=step.label))
+        return True
+
+    def one(self, step: Step) -> None:
+        if self._hit(step):
+            return
+        if step.stage.name in self.refresh:
+            self.store.forget(step.stage.name, step.key)
+        started = time.monotonic()
+        self.listen(Event(kind="start", step=step.label))
+        try:
+            artifact, made = self.store.produce(
+                step.stage.name,
+                step.key,
+                lambda folder: self._make(step, folder),
+                waiting=lambda: self.listen(Event(kind="wait", step=step.label, text="another build is making it")),
+            )
+        except HwcError as error:
+            self.listen(Event(kind="fail", step=step.label, text=error.what, wall_s=time.monotonic() - started))
+            raise
+        self.done[step.key] = artifact
+        kind = "done" if made else "hit"
+        self.listen(Event(kind=kind, step=step.label, wall_s=time.monotonic() - started))
+
+    def _make(self, step: Step, folder: Path) -> None:
+        request = {
+            "stage": step.stage.name,
+            "params": dict(step.params),
+            "local": dict(step.local),
+            "inputs": {role: str(self.done[parent.key].path) for role, parent in step.inputs.items()},
+        }
+        (folder / REQUEST).write_text(json.dumps(request))
+        outcome = child.run(
+            child.Call(
+                argv=(sys.executable, "-m", "hwc.pipeline.work", str(folder)),
+                cwd=folder,
+                timeout_s=self.timeout_s,
+                memory_bytes=self.memory_bytes,
+                env={"HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false"},
+            )
+        )
+        (folder / "step.log").write_text(outcome.stdout + outcome.stderr)
+        log = str(self.store.failed_path(step.stage.name, step.key) / "step.log")
+        try:
+            told.raise_told(folder)
+        except HwcError as error:
+            error.hint = f"{error.hint}\n         log: {log}".strip() if isinstance(error, StepError) else error.hint
+            raise
+        if outcome.stopped_by:
+            raise StepError(
+                f"{step.label}: {outcome.describe()}", where=log, hint="raise step_timeout_s or step_memory_bytes in hwc.toml"
+            )
+        if outcome.returncode < 0:
+            raise StepError(f"{step.label}: its process {outcome.describe()}", where=log, hint="the log tells more")
+        if outcome.returncode != 0:
+            raise InternalError(f"{step.label}: its process {outcome.describe()}", where=log, hint="please report this")
+        (folder / REQUEST).unlink()
+        usage = {"wall_s": outcome.wall_s, "cpu_s": outcome.cpu_s, "peak_rss_bytes": outcome.peak_rss_bytes}
+        (folder / "usage.json").write_text(json.dumps(usage))
+
+
+def inputs_of(step: Step, done: Mapping[str, Artifact]) -> dict[str, Path]:
+    """Return the output folders of the steps that a step reads."""
+    return {role: done[parent.key].path for role, parent in step.inputs.items()}

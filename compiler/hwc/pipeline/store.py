@@ -1,0 +1,213 @@
+"""The cache of stage outputs: content-addressed, atomic, locked, self-repairing; may be deleted at any time."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hwc import digest
+from hwc.errors import IntegrityError
+from hwc.faults import fail_point
+from hwc.files import explain_os_error, locked, remove_tree, sync_folder, try_lock, write_atomic
+
+RECORD = "artifact.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """One stage's output: immutable once it is visible."""
+
+    kind: str
+    key: str
+    digest: str
+    """Digest of its sorted (file name, size, sha256) list."""
+    path: Path
+
+
+class Store:
+    """Stage outputs under ``HWC_HOME``, by key."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    def _place(self, kind: str, key: str) -> Path:
+        return self.home / "store" / kind / key.removeprefix("sha256:")
+
+    def lookup(self, kind: str, key: str) -> Artifact | None:
+        """Return a whole, undamaged output, or None; a damaged one is removed so that it is made again."""
+        place = self._place(kind, key)
+        try:
+            record = json.loads((place / RECORD).read_text())
+            sizes = {row["name"]: row["bytes"] for row in record["files"]}
+            for name, size in sizes.items():
+                if (place / name).stat().st_size != size:
+                    raise ValueError(name)
+        except FileNotFoundError:
+            if place.exists():
+                self._discard(place)
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
+            self._discard(place)
+            return None
+        return Artifact(kind=kind, key=key, digest=record["digest"], path=place)
+
+    def _discard(self, place: Path) -> None:
+        try:
+            remove_tree(place)
+        except OSError as error:
+            raise explain_os_error(error, "cannot remove a damaged stage output") from error
+
+    def forget(self, kind: str, key: str) -> None:
+        """Remove one output, so that it is made again."""
+        self._discard(self._place(kind, key))
+
+    def produce(
+        self, kind: str, key: str, make: Callable[[Path], None], *, waiting: Callable[[], None] | None = None
+    ) -> tuple[Artifact, bool]:
+        """Return the output of a key, made by ``make(folder)`` if it is not there; and whether it was made now.
+
+        Two builds that want the same output do the work once: the second waits on a lock. ``make`` writes into an
+        empty folder of its own, which becomes visible in one rename after it returned; a failure leaves its folder
+        under ``failed/`` for its logs and nothing else.
+        """
+        lock = self.home / "locks" / f"{kind}-{key.removeprefix('sha256:')}"
+        try:
+            with locked(lock, waiting=waiting):
+                found = self.lookup(kind, key)
+                if found is not None:
+                    return found, False
+                return self._make(kind, key, make), True
+        except OSError as error:
+            raise explain_os_error(error, f"cannot write the output of {kind}") from error
+
+    def _make(self, kind: str, key: str, make: Callable[[Path], None]) -> Artifact:
+        place = self._place(kind, key)
+        with self.scratch(kind) as folder:
+            try:
+                make(folder)
+            except BaseException:
+                self._keep_failed(kind, key, folder)
+                raise
+            record = _record(folder)
+            write_atomic(folder / RECORD, json.dumps(record, indent=1).encode())
+            _sync_tree(folder)
+            fail_point("store.before-rename")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            remove_tree(place)
+            os.replace(folder, place)
+            sync_folder(place.parent)
+            fail_point("store.after-rename")
+        return Artifact(kind=kind, key=key, digest=record["digest"], path=place)
+
+    def scratch(self, purpose: str) -> Scratch:
+        """Return a context manager that yields an empty folder, removed at its end."""
+        return Scratch(self.home / "tmp", purpose)
+
+    def failed_path(self, kind: str, key: str) -> Path:
+        """Return where a failed step's folder is kept."""
+        return self.home / "failed" / f"{kind}-{digest.short(key)}"
+
+    def _keep_failed(self, kind: str, key: str, folder: Path) -> None:
+        kept = self.failed_path(kind, key)
+        remove_tree(kept)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        for file in folder.rglob("*"):  # logs and modules explain a failure; weights do not
+            if file.is_file() and file.stat().st_size > (8 << 20):
+                file.unlink()
+        os.replace(folder, kept)
+
+    def entries(self) -> Iterator[tuple[str, Path, int, float]]:
+        """Yield (kind, folder, bytes, last use as seconds since the epoch) of every output."""
+        for record in sorted(self.home.glob(f"store/*/*/{RECORD}")):
+            size = sum(file.stat().st_size for file in record.parent.rglob("*") if file.is_file())
+            yield record.parent.parent.name, record.parent, size, record.stat().st_atime
+
+    def verify(self) -> list[Path]:
+        """Hash every output and remove those that are not what they were; return what was removed."""
+        removed = []
+        for record in sorted(self.home.glob(f"store/*/*/{RECORD}")):
+            folder = record.parent
+            try:
+                stored = json.loads(record.read_text())
+                whole = stored["digest"] == _record(folder)["digest"]
+            except (OSError, ValueError, KeyError):
+                whole = False
+            if not whole:
+                remove_tree(folder)
+                removed.append(folder)
+        return removed
+
+    def collect(self, *, older_than_s: float) -> int:
+        """Remove outputs not used for a time, and leavings of dead processes; return the bytes freed."""
+        freed = self.repair()
+        limit = time.time() - older_than_s
+        for _, folder, size, used in list(self.entries()):
+            if used < limit:
+                remove_tree(folder)
+                freed += size
+        return freed
+
+    def repair(self) -> int:
+        """Remove scratch folders whose process is gone; return the bytes freed."""
+        freed = 0
+        for lock in sorted((self.home / "tmp").glob("*.lock")):
+            handle = try_lock(lock)
+            if handle is None:
+                continue
+            folder = lock.with_suffix("")
+            freed += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+            remove_tree(folder)
+            lock.unlink(missing_ok=True)
+            os.close(handle)
+        return freed
+
+
+class Scratch:
+    """An empty folder with a lock beside it that tells whether its process lives."""
+
+    def __init__(self, parent: Path, purpose: str) -> None:
+        self._parent = parent
+        self._purpose = purpose
+        self._handle: int | None = None
+        self._folder: Path | None = None
+
+    def __enter__(self) -> Path:
+        self._parent.mkdir(parents=True, exist_ok=True)
+        self._folder = Path(tempfile.mkdtemp(dir=self._parent, prefix=f"{self._purpose}."))
+        self._handle = try_lock(self._folder.with_name(self._folder.name + ".lock"))
+        return self._folder
+
+    def __exit__(self, *_: object) -> None:
+        assert self._folder is not None
+        if self._folder.is_dir():
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.with_name(self._folder.name + ".lock").unlink(missing_ok=True)
+        if self._handle is not None:
+            os.close(self._handle)
+
+
+def _record(folder: Path) -> dict[str, object]:
+    files = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            raise IntegrityError("a stage wrote a link, which a store does not keep", where=str(path))
+        if path.is_file() and path.name != RECORD:
+            name = path.relative_to(folder).as_posix()
+            files.append({"name": name, "bytes": path.stat().st_size, "sha256": digest.of_file(path)})
+    return {"digest": digest.of_json(files), "files": files}
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)

@@ -1,0 +1,1 @@
+"""From float weights to canonical codes, and from codes to the bytes a target asks for."""

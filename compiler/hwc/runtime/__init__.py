@@ -1,0 +1,1 @@
+"""Load an artefact on its real runtime and call it."""

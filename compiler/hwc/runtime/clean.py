@@ -1,0 +1,42 @@
+"""Run a worker request in a clean process and bring its report, or its error, back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from hwc import child, told
+from hwc.errors import StepError
+from hwc.runtime.program import Program, to_json
+
+
+def serve(
+    folder: Path, program: Program, verb: str, *, timeout_s: float, memory_bytes: int, **request: Any
+) -> dict[str, Any]:
+    """Run one verb of the worker in ``folder``; return its report.
+
+    Raises the error the worker reports, or StepError if the process crashes or meets a limit.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    payload = {"verb": verb, "program": json.loads(to_json(program)), **request}
+    (folder / "request.json").write_text(json.dumps(payload, default=str))
+    outcome = child.run(
+        child.Call(
+            argv=(sys.executable, "-m", "hwc.runtime.worker", str(folder)),
+            cwd=folder,
+            timeout_s=timeout_s,
+            memory_bytes=memory_bytes,
+        )
+    )
+    told.raise_told(folder)
+    report = folder / "report.json"
+    if outcome.returncode != 0 or not report.is_file():
+        last = (outcome.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise StepError(
+            f"the artefact's process {outcome.describe()}: {last}",
+            where=str(program.code.path),
+            hint="the device's driver or the generated code failed; try another optimisation level or target",
+        )
+    return {**json.loads(report.read_text()), "peak_rss_bytes": outcome.peak_rss_bytes}

@@ -1,0 +1,111 @@
+"""A clean process that loads one artefact, runs or times it, and reports: ``python -m hwc.runtime.worker FOLDER``.
+
+The folder holds ``request.json`` (and ``cases.npz``, ``cases.json`` to run); the worker writes ``report.json``
+(and ``outputs.npz``), or ``error.json``. What a device's code does to the process stays in it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hwc import machine, told
+from hwc.errors import HwcError
+from hwc.runtime.program import Program, from_json
+
+
+def main(folder: Path) -> int:
+    """Serve one request; return the process's exit status."""
+    request = json.loads((folder / "request.json").read_text())
+    verbs: dict[str, Callable[[Path, Program, dict[str, Any]], dict[str, Any]]] = {"run": _run, "time": _time}
+    try:
+        report = verbs[request["verb"]](folder, from_json(json.dumps(request["program"])), request)
+    except HwcError as error:
+        told.tell(folder, error)
+        return error.exit_code
+    (folder / "report.json").write_text(json.dumps(report))
+    return 0
+
+
+def _load(program: Program) -> tuple[Any, dict[str, Any]]:
+    import iree.runtime  # noqa: F401  (its own memory is not the artefact's)
+    import numpy as np  # noqa: F401
+
+    from hwc.runtime.session import Session
+
+    rss_before, private_before = machine.rss_bytes(), machine.private_bytes()
+    started = time.perf_counter()
+    session = Session(program)
+    facts = {
+        "load_s": time.perf_counter() - started,
+        "rss_before_load_bytes": rss_before,
+        "rss_after_load_bytes": machine.rss_bytes(),
+        "private_before_load_bytes": private_before,
+        "private_after_load_bytes": machine.private_bytes(),
+    }
+    return session, facts
+
+
+def _memory(facts: dict[str, Any]) -> None:
+    facts["rss_after_run_bytes"] = machine.rss_bytes()
+    facts["private_after_run_bytes"] = machine.private_bytes()
+
+
+def _run(folder: Path, program: Program, request: dict[str, Any]) -> dict[str, Any]:
+    from hwc.capture.golden import load_cases, save_numbered
+    from hwc.runtime.program import Function
+
+    session, facts = _load(program)
+    by_bucket: dict[str, Function] = {json.dumps(entry.bucket, sort_keys=True): entry for entry in program.functions}
+    results = []
+    for case in load_cases(Path(request["cases"])):
+        entry = by_bucket[json.dumps(case.bucket, sort_keys=True)]
+        results.append(session.call(entry.name, case.feeds))
+    _memory(facts)
+    save_numbered(folder / "outputs.npz", results)
+    return facts
+
+
+def _time(folder: Path, program: Program, request: dict[str, Any]) -> dict[str, Any]:
+    """Time every function: warm up, then rounds over all functions in turn, so that drift hits them alike."""
+    from hwc.capture.golden import load_cases
+
+    session, facts = _load(program)
+    feeds = {json.dumps(case.bucket, sort_keys=True): case.feeds for case in load_cases(Path(request["cases"]))}
+    staged = {
+        entry.name: session.stage(entry.name, feeds[json.dumps(entry.bucket, sort_keys=True)])
+        for entry in program.functions
+    }
+    first: dict[str, float] = {}
+    for name, inputs in staged.items():
+        first[name] = _once(session, name, inputs)
+        for _ in range(int(request["warmup"]) - 1):
+            _once(session, name, inputs)
+    _memory(facts)
+    wall: dict[str, list[float]] = {name: [] for name in staged}
+    cpu: dict[str, list[float]] = {name: [] for name in staged}
+    deadline = time.monotonic() + float(request["budget_s"])
+    rounds = 0
+    while rounds < int(request["min_rounds"]) or (rounds < int(request["rounds"]) and time.monotonic() < deadline):
+        for name, inputs in staged.items():
+            before = time.process_time()
+            wall[name].append(_once(session, name, inputs))
+            cpu[name].append((time.process_time() - before) * 1e3)
+        rounds += 1
+    facts.update({"first_ms": first, "wall_ms": wall, "cpu_ms": cpu})
+    return facts
+
+
+def _once(session: Any, name: str, inputs: list[Any]) -> float:
+    started = time.perf_counter()
+    for value in session.invoke(name, inputs):
+        session.fetch(value)
+    return (time.perf_counter() - started) * 1e3
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,29 @@
+"""Errors across a process boundary: a child tells its HwcError in a file, the parent raises the same one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from hwc.errors import BY_NAME, HwcError, InternalError
+
+FILE_NAME = "error.json"
+
+
+def tell(folder: Path, error: HwcError) -> None:
+    """Write an error for the parent."""
+    payload = {"type": type(error).__name__, "what": error.what, "where": error.where, "hint": error.hint}
+    for known in BY_NAME.values():
+        if isinstance(error, known) and payload["type"] not in BY_NAME:
+            payload["type"] = known.__name__
+    (folder / FILE_NAME).write_text(json.dumps(payload))
+
+
+def raise_told(folder: Path) -> None:
+    """Raise the error a child wrote, if it wrote one."""
+    file = folder / FILE_NAME
+    if not file.is_file():
+        return
+    payload = json.loads(file.read_text())
+    cls = BY_NAME.get(payload["type"], InternalError)
+    raise cls(payload["what"], where=payload["where"], hint=payload["hint"])

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from hwc.spec.strict import Record
 
 Dtype = Literal["float32", "float16", "int64", "int32", "bool"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
-Dim = int | str
+
+
+def _checked_dim(dim: int | str) -> int | str:
+    if isinstance(dim, int) and dim < 1:
+        raise ValueError(f"a dimension must be greater than or equal to 1, not {dim}")
+    if isinstance(dim, str) and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", dim):
+        raise ValueError(f"a dimension's name is made of letters, digits and _, which {dim!r} is not")
+    return dim
+
+
+Dim = Annotated[int | str, AfterValidator(_checked_dim)]
+"""A fixed size, or the name of a dimension that each bucket gives a size."""
 Bucket = dict[str, Annotated[int, Field(ge=1, le=1_048_576)]]
 """Named dimensions to sizes: ``{batch = 1, sequence = 128}``."""
 
@@ -68,6 +80,12 @@ class TensorSpec(Record):
     high: float = 1.0
     """Range of seeded random values used as golden input where no evaluation data feeds this input."""
 
+    @model_validator(mode="after")
+    def _ordered(self) -> TensorSpec:
+        if not self.low < self.high:
+            raise ValueError(f"`low` < `high` does not hold: {self.low}, {self.high}")
+        return self
+
 
 class QuantiseSpec(Record):
     """Which layers stay in float, by glob on the layer's name."""
@@ -103,7 +121,7 @@ class Gates(Record):
     cosine_mean_min: Annotated[float, Field(gt=-1, le=1)] | None = None
     nearest_neighbour_min: Annotated[float, Field(ge=0, le=1)] | None = None
     top1_min: Annotated[float, Field(ge=0, le=1)] | None = None
-    metrics_min: dict[str, float] = {}
+    metrics_min: dict[str, float] = Field(default_factory=dict)
     """Lower bounds on the metrics of a user's own evaluator, by name."""
     bits_per_parameter_max: Annotated[float, Field(gt=0)] | None = None
     p99_ms_max: Annotated[float, Field(gt=0)] | None = None
@@ -140,7 +158,7 @@ class ModelSpec(Record):
     """Largest absolute difference allowed between an artefact and ONNX Runtime on the same quantised graph."""
     quantise: QuantiseSpec = QuantiseSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
-    gates: dict[str, Gates] = {}
+    gates: dict[str, Gates] = Field(default_factory=dict)
     """Scheme name to its gates."""
     build: BuildSpec = BuildSpec()
 

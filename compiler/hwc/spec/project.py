@@ -91,6 +91,11 @@ def open_project(
     user = Path(env["XDG_CONFIG_HOME"]) if env.get("XDG_CONFIG_HOME") else Path.home() / ".config"
     overlays = {"models": models_dir or env.get("HWC_MODELS_DIR"), "targets": targets_dir or env.get("HWC_TARGETS_DIR")}
 
+    for kind, given in overlays.items():
+        if given and not Path(given).is_dir():
+            hint = f"it comes from --{kind}-dir or HWC_{kind.upper()}_DIR"
+            raise UsageError(f"no such folder of {kind}: {given}", hint=hint)
+
     def path_of(kind: str, own: str) -> tuple[Path, ...]:
         first = (Path(overlays[kind] or ""),) if overlays[kind] else ()
         return (*first, root / own, user / "hwc" / kind, facts_dir(kind))
@@ -113,9 +118,10 @@ def _nearest(start: Path) -> tuple[Path, ProjectSpec]:
         if shared.is_file():
             text = strict.read_text(shared)
             try:
-                table = tomllib.loads(text).get("tool", {}).get("hwc")
+                tools = tomllib.loads(text).get("tool", {})
             except tomllib.TOMLDecodeError as error:
                 raise UsageError(f"not valid TOML: {error}", where=str(shared)) from error
+            table = tools.get("hwc") if isinstance(tools, dict) else None
             if table is not None:
                 return folder, strict.from_table(table, ProjectSpec, where=f"{shared} [tool.hwc]")
     return start, ProjectSpec()
@@ -168,4 +174,4 @@ def _find(known: Mapping[str, Path], name: str, *, kind: str, listing: str) -> P
 
 def _same_name(name: str, path: Path) -> None:
     if name != path.stem:
-        raise UsageError(f"`name = \"{name}\"` differs from the file's name", where=str(path), hint="rename one of them")
+        raise UsageError(f'`name = "{name}"` differs from the file\'s name', where=str(path), hint="rename one of them")

@@ -25,6 +25,7 @@ class Record(BaseModel):
 
 RecordT = TypeVar("RecordT", bound=Record)
 _HEADER = re.compile(r"^\s*\[\[?\s*(?P<path>[^\[\]]+?)\s*\]\]?\s*(#.*)?$")
+_PART = re.compile(r"""\s*("[^"]*"|'[^']*'|[^.]+)""")
 _KEY = re.compile(r"^\s*(?P<key>[A-Za-z0-9_.\"'-]+?)\s*=")
 
 
@@ -36,11 +37,12 @@ def load(path: Path, record: type[RecordT]) -> RecordT:
 def read_text(path: Path) -> str:
     """Read a TOML file of at most 1 MiB as UTF-8; raise UsageError if that is not what it is."""
     try:
-        payload = path.read_bytes()
+        with path.open("rb") as stream:
+            payload = stream.read(MAX_TOML_BYTES + 1)
     except OSError as error:
         raise UsageError(f"cannot read {path.name}: {error.strerror}", where=str(path)) from error
     if len(payload) > MAX_TOML_BYTES:
-        raise UsageError(f"{path.name} holds {len(payload)} bytes; a TOML file here is at most 1 MiB", where=str(path))
+        raise UsageError(f"{path.name} is larger than 1 MiB, the most a TOML file may be here", where=str(path))
     try:
         return payload.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -53,6 +55,8 @@ def parse(text: str, record: type[RecordT], *, where: str) -> RecordT:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"not valid TOML: {error}", where=where) from error
+    except RecursionError as error:
+        raise UsageError("not valid TOML here: values are nested too deeply", where=where) from error
     return from_table(table, record, where=where, text=text)
 
 
@@ -68,7 +72,7 @@ def _explain(error: ValidationError, record: type[BaseModel], *, where: str, tex
     problems = error.errors(include_url=False)
     unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
     first = (unknown or problems)[0]
-    loc = [part for part in first["loc"]]
+    loc = list(first["loc"])
     dotted = ".".join(str(part) for part in loc)
     line = locate(text, loc)
     place = f"{where}:{line}" if line else where
@@ -92,8 +96,14 @@ def known_keys(record: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
         for candidate in candidates:
             field = candidate.model_fields.get(str(part))
             below += _records_in(field.annotation) if field is not None else []
-        candidates = below or candidates
+        candidates = below or [record for record in candidates if part in _tags(record)] or candidates
     return sorted({name for candidate in candidates for name in candidate.model_fields})
+
+
+def _tags(record: type[BaseModel]) -> tuple[typing.Any, ...]:
+    """Return the tags by which a record is told from others of a union: the values its ``kind`` may have."""
+    kind = record.model_fields.get("kind")
+    return typing.get_args(kind.annotation) if kind is not None else ()
 
 
 def _records_in(annotation: typing.Any) -> list[type[BaseModel]]:
@@ -132,4 +142,4 @@ def _positions(text: str) -> dict[tuple[str, ...], int]:
 
 
 def _split(dotted: str) -> tuple[str, ...]:
-    return tuple(part.strip().strip("\"'") for part in dotted.split("."))
+    return tuple(part.strip().strip("\"'") for part in _PART.findall(dotted))

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from hwc.spec.model import Name
 from hwc.spec.strict import Record
 
 Positive = Annotated[float, Field(gt=0)]
+
+
+def _compiled(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from error
+    return text
+
+
+Pattern = Annotated[str, AfterValidator(_compiled)]
 SourceKind = Literal["datasheet", "measured", "estimated", "assumed"]
 
 
@@ -20,7 +32,7 @@ class Lowering(Record):
     opt_level: Literal["O0", "O1", "O2", "O3"] = "O3"
     cpu: str = ""
     """LLVM CPU name; ``host`` is resolved to a name and features when the build is planned."""
-    cpu_features: tuple[str, ...] = ()
+    cpu_features: tuple[Annotated[str, Field(pattern=r"^[+-][A-Za-z0-9._-]+$")], ...] = ()
     """LLVM features, as ``+avx2``; with ``cpu = "host"`` they are detected."""
     triple: str = ""
     gpu: str = ""
@@ -42,7 +54,7 @@ class Execution(Record):
     """How an artefact for the device is run, if it can be run at all."""
 
     driver: Literal["local-sync", "local-task", "vulkan", "cuda", "hip", "none"]
-    device_match: str = ""
+    device_match: Pattern = ""
     """Regular expression that the runtime device's name must match."""
     functional_only: bool = False
     """The device is a software stand-in: checked on few items, never a source of latency claims about a GPU."""
@@ -68,6 +80,12 @@ class FigureSource(Record):
     where: str = ""
     as_of: str = ""
 
+    @model_validator(mode="after")
+    def _traceable(self) -> FigureSource:
+        if self.kind in ("datasheet", "measured") and not self.where:
+            raise ValueError(f"a {self.kind} figure needs `where`: the document, or the machine and method")
+        return self
+
 
 class TargetSpec(Record):
     """One device: everything hwc needs to know about it."""
@@ -84,7 +102,7 @@ class TargetSpec(Record):
     figures: Figures = Figures()
     price: str = ""
     """Entry in the price table; empty means that no cost is told."""
-    sources: dict[str, FigureSource] = {}
+    sources: dict[str, FigureSource] = Field(default_factory=dict)
     """Dotted key, or table, to where its figures come from."""
 
     @model_validator(mode="after")
@@ -92,4 +110,7 @@ class TargetSpec(Record):
         for key, figure in self.figures.model_dump(exclude_none=True).items():
             if f"figures.{key}" not in self.sources and "figures" not in self.sources:
                 raise ValueError(f"`figures.{key}` = {figure} has no entry in [sources]")
+        known = {"figures", *(f"figures.{key}" for key in Figures.model_fields)}
+        if stray := sorted(set(self.sources) - known):
+            raise ValueError(f"[sources] names no figure: `{stray[0]}`")
         return self

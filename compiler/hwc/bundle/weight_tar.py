@@ -7,6 +7,7 @@ Source: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Extended Header".
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -18,6 +19,7 @@ from typing import BinaryIO
 
 from hwc.digest import CHUNK_BYTES
 from hwc.errors import IntegrityError, StepError
+from hwc.oci_layout import read_chunks
 
 DATA_OFFSET_BYTES = 4096
 MAX_NAME_BYTES = 100
@@ -36,6 +38,15 @@ class Slice:
 
     offset_bytes: int
     length_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Digests:
+    """What a file and its archive hash to."""
+
+    length_bytes: int
+    file_sha256: str
+    archive_sha256: str
 
 
 def is_safe_name(name: str) -> bool:
@@ -59,6 +70,26 @@ def header(name: str, length_bytes: int) -> bytes:
 def archive_bytes(length_bytes: int) -> int:
     """Return the size of the archive of a file of this length."""
     return DATA_OFFSET_BYTES + length_bytes + _padding_bytes(length_bytes) + len(_END)
+
+
+def archive(name: str, payload: bytes) -> bytes:
+    """Return the whole archive of a small file."""
+    return header(name, len(payload)) + payload + bytes(_padding_bytes(len(payload))) + _END
+
+
+def digests_of(path: Path, name: str) -> Digests:
+    """Hash a file and its archive in one reading."""
+    plain, packed, length_bytes = hashlib.sha256(), hashlib.sha256(), path.stat().st_size
+    packed.update(header(name, length_bytes))
+    for chunk in read_chunks(path):
+        plain.update(chunk)
+        packed.update(chunk)
+    packed.update(bytes(_padding_bytes(length_bytes)) + _END)
+    return Digests(
+        length_bytes=length_bytes,
+        file_sha256="sha256:" + plain.hexdigest(),
+        archive_sha256="sha256:" + packed.hexdigest(),
+    )
 
 
 def chunks(path: Path, name: str) -> Iterator[bytes]:

@@ -70,13 +70,13 @@ class Reference:
         return f"oci:{self.layout_path}{point}{fragment}"
 
 
-def parse(text: str, *, default_store: str = DEFAULT_STORE) -> Reference:
+def parse(text: str, *, default_store: str | Path = DEFAULT_STORE) -> Reference:
     """Parse a bundle's name; a bare ``minilm`` means ``minilm:dev`` and a bare name lies in ``default_store``.
 
     Raises UsageError that says what the name looks like.
     """
     place, hash_sign, fragment = text.partition("#")
-    found = _place(place, text, default_store)
+    found = _place(place, text, str(default_store))
     if not hash_sign:
         return found
     variant = _FRAGMENT.fullmatch(fragment)

@@ -148,7 +148,7 @@ def _problem(member: tarfile.TarInfo, name: str) -> str:
         return f"the archive holds a file whose name leaves its folder: {member.name!r:.120}"
     if member.name != name:
         return f"the archive holds {member.name!r} where {name!r} is expected"
-    if member.type != tarfile.REGTYPE or member.issparse() or member.linkname:
+    if member.type != tarfile.REGTYPE:
         return f"{name!r} is not a regular file in its archive"
     if member.mode != _MODE or member.uid or member.gid:
         return f"{name!r} has mode {member.mode:o} and owner {member.uid}:{member.gid}; expected 644 and 0:0"

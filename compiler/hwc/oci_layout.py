@@ -30,8 +30,9 @@ from hwc.oci_manifest import MAX_MANIFEST_BYTES, Descriptor
 
 LAYOUT_FILE = "oci-layout"
 LAYOUT_VERSION = "1.0.0"
-_MAY_LIE_BESIDE = frozenset({"README.md", "index.json", "blobs"})
-"""What a folder may hold, beside dot files, and still become a layout: git keeps a README in the default store."""
+_MAY_LIE_BESIDE = frozenset({"README.md", "index.json", "blobs", LAYOUT_FILE})
+"""What a folder may hold, beside dot files, and still become a layout: git keeps a README in the default store, and
+another process may be making the same layout, its marker appearing after it was looked for."""
 
 
 class BlobWriter:

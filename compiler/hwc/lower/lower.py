@@ -51,6 +51,7 @@ def lower(
     texts: dict[str, str] = {}
     matched: dict[str, int] = {}
     for name, model in models.items():
+        model.graph.name = "main_graph"
         onnx_io.save(model, work / f"{name}.onnx")
         weights = len(onnx_io.weight_names(model))
         text = iree.import_graph(

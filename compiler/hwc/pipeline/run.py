@@ -101,6 +101,7 @@ class _Runner:
             self.listen(Event(kind="fail", step=step.label, text=error.what, wall_s=time.monotonic() - started))
             raise
         self.done[step.key] = artifact
+        self.store.note(step.label, json.dumps({"key": step.key, **step.ingredients()}))
         kind = "done" if made else "hit"
         self.listen(Event(kind=kind, step=step.label, wall_s=time.monotonic() - started))
 

@@ -7,9 +7,10 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hwc import digest
 from hwc.errors import IntegrityError
@@ -28,6 +29,8 @@ class Artifact:
     digest: str
     """Digest of its sorted (file name, size, sha256) list."""
     path: Path
+    sha256: Mapping[str, str]
+    """File name to digest, as recorded when it was made."""
 
 
 class Store:
@@ -55,7 +58,7 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError):
             self._discard(place)
             return None
-        return Artifact(kind=kind, key=key, digest=record["digest"], path=place)
+        return _artifact(kind, key, record, place)
 
     def _discard(self, place: Path) -> None:
         try:
@@ -103,7 +106,18 @@ class Store:
             os.replace(folder, place)
             sync_folder(place.parent)
             fail_point("store.after-rename")
-        return Artifact(kind=kind, key=key, digest=record["digest"], path=place)
+        return _artifact(kind, key, record, place)
+
+    def note(self, label: str, text: str) -> None:
+        """Keep a short text under a label, for ``recall``."""
+        write_atomic(self.home / "notes" / f"{digest.short(digest.of_bytes(label.encode()))}.json", text.encode())
+
+    def recall(self, label: str) -> str | None:
+        """Return the text last noted under a label, or None."""
+        try:
+            return (self.home / "notes" / f"{digest.short(digest.of_bytes(label.encode()))}.json").read_text()
+        except OSError:
+            return None
 
     def scratch(self, purpose: str) -> Scratch:
         """Return a context manager that yields an empty folder, removed at its end."""
@@ -192,7 +206,12 @@ class Scratch:
             os.close(self._handle)
 
 
-def _record(folder: Path) -> dict[str, object]:
+def _artifact(kind: str, key: str, record: Mapping[str, Any], place: Path) -> Artifact:
+    digests = {row["name"]: row["sha256"] for row in record["files"]}
+    return Artifact(kind=kind, key=key, digest=record["digest"], path=place, sha256=digests)
+
+
+def _record(folder: Path) -> dict[str, Any]:
     files = []
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():

@@ -1,0 +1,92 @@
+"""Use a bundle from Python: ``hwc.open("minilm:dev#llvm-cpu-host/w4a16").run(texts)``."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hwc.bundle.open import Variant, open_bundle
+from hwc.bundle.program import copy_out, program_of
+from hwc.bundle.reference import parse
+from hwc.errors import UsageError
+from hwc.oci_layout import Layout
+from hwc.runtime.batching import InputRule, run
+from hwc.spec.project import open_project
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Model:
+    """One verified variant, loaded on its device. Its weights are memory-mapped from the store."""
+
+    def __init__(self, variant: Variant) -> None:
+        from hwc.runtime.session import Session
+
+        variant.verify()
+        self.variant = variant
+        self._program = program_of(variant)
+        self._session = Session(self._program)
+        facts = variant.facts["model"]
+        self._batch_dim: str = facts["batch_dim"]
+        self._rules = {
+            name: InputRule(dtype=row["dtype"], shape=tuple(row["shape"]), pad=row["pad"])
+            for name, row in facts["inputs"].items()
+        }
+
+    def run(self, items: Sequence[str] | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run texts, or arrays [batch, …] by input name; return outputs [batch, …] by name.
+
+        Any number of items is laid into the compiled shapes; texts longer than the largest one are cut.
+        Raises UsageError for inputs the model does not take.
+        """
+        feeds = items if isinstance(items, Mapping) else self.tokenise(items)
+        return run(self._session, self._program.functions, self._rules, self._batch_dim, feeds)
+
+    def tokenise(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return the model's inputs [batch, longest] for some texts."""
+        import numpy as np
+
+        from hwc.capture.text import Encoder
+
+        if not texts:
+            raise UsageError("no text to run")
+        longest = max(
+            size for function in self._program.functions for dim, size in function.bucket.items()
+            if dim != self._batch_dim
+        ) if any(len(function.bucket) > 1 for function in self._program.functions) else 0
+        with tempfile.TemporaryDirectory(prefix="hwc-tokenizer-") as folder:
+            encoder = Encoder(copy_out(self.variant, "tokenizer", Path(folder)), max_tokens=longest)
+        rows = [encoder.encode(text) for text in texts]
+        width = max(len(row["input_ids"]) for row in rows)
+        feeds = {}
+        for name, rule in self._rules.items():
+            if name not in rows[0]:
+                raise UsageError(f"the model takes `{name}`, which text does not give", hint="pass arrays instead")
+            filled = np.full((len(rows), width), rule.pad or 0, dtype=rule.dtype)
+            for index, row in enumerate(rows):
+                filled[index, : len(row[name])] = row[name]
+            feeds[name] = filled
+        return feeds
+
+
+def open(reference: str, *, store: Path | None = None) -> Model:
+    """Open one variant of a bundle, verify every byte of it and load it on its device.
+
+    Raises UsageError for an unknown bundle, or one of several variants where the reference names none,
+    IntegrityError for altered content, MachineError where the device or a CPU feature is missing.
+    """
+    return Model(find_variant(reference, store=store))
+
+
+def find_variant(reference: str, *, store: Path | None = None) -> Variant:
+    """Return the one variant a reference names."""
+    project = open_project(Path.cwd(), store=store)
+    parsed = parse(reference, default_store=str(project.store))
+    bundle = open_bundle(Layout(parsed.store), parsed)
+    if len(bundle.variants) != 1:
+        names = ", ".join(variant.name for variant in bundle.variants)
+        raise UsageError(f"{reference} has {len(bundle.variants)} variants", hint=f"add #TARGET/SCHEME, one of: {names}")
+    return bundle.variants[0]

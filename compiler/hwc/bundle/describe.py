@@ -1,0 +1,227 @@
+"""Describe: what a build found out about one variant, as ``serving.json``; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hwc.bundle.serving import SCHEMA_VERSION, Serving, tiers
+from hwc.bundle.serving_profile import Conditions, Latency, Profile, RequestCell
+from hwc.bundle.serving_records import (
+    Cost,
+    Definitions,
+    Equivalence,
+    Identity,
+    Model,
+    PeakCell,
+    Provenance,
+    Quality,
+    Resources,
+    Target,
+    UsdPerHour,
+    UsdPerMillionItems,
+)
+from hwc.predict import cost
+from hwc.spec.prices import PriceTable
+from hwc.spec.target import TargetSpec
+
+P99_SAMPLES = 100
+"""Fewer samples than this cannot tell a p99 apart from the maximum, so none is told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """Everything about one variant that its serving metadata is made from."""
+
+    bundle_id: str
+    model_id: str
+    created_utc: str
+    target: TargetSpec
+    scheme: str
+    content_sha256: str
+    golden_sha256: str
+    tokenizer_sha256: str | None
+    audit: Mapping[str, Any]
+    check: Mapping[str, Any] | None
+    profile: Mapping[str, Any] | None
+    tools: Mapping[str, str]
+    raw: Mapping[str, str]
+
+
+def describe(found: Findings, prices: PriceTable) -> Serving:
+    """Return the serving metadata; a variant that was not checked on its device has no latency and no claims."""
+    verified = found.check is not None
+    latency = _profile(found.profile) if verified and found.profile else Profile()
+    quality = _quality(found.check) if found.check else ()
+    resources = _resources(found, latency)
+    priced = _cost(found.target, latency, prices)
+    return Serving(
+        status="verified" if verified else "unverified",
+        identity=Identity(
+            schema_version=SCHEMA_VERSION,
+            bundle_id=found.bundle_id,
+            model_id=found.model_id,
+            variant_id=f"{found.target.name}/{found.scheme}",
+            content_sha256=found.content_sha256,
+            created_utc=found.created_utc,
+        ),
+        target=_target(found),
+        model=Model(
+            arch="dense",
+            params=found.audit["parameters"],
+            weight_scheme=found.scheme,
+            act_dtype="float32",
+            tokenizer_sha256=found.tokenizer_sha256,
+        ),
+        resources=resources,
+        definitions=Definitions(
+            boundary="engine",
+            percentile_method="nearest rank over single calls; a p99 needs 100 samples",
+            latency="one call, inputs on the device to outputs on the host; no queue, no tokenizer, no network",
+        ),
+        profile=latency,
+        cost=priced,
+        quality=quality,
+        equivalence=Equivalence(golden_sha256=found.golden_sha256),
+        provenance=Provenance(
+            tier=tiers(profile=latency, fit=(), resources=resources, quality=quality, cost=priced),
+            tools=dict(found.tools),
+            raw=dict(found.raw),
+        ),
+    )
+
+
+def _target(found: Findings) -> Target:
+    lowering, execution = found.target.lowering, found.target.execution
+    return Target(
+        kind=found.target.kind,
+        device=execution.speaks_for or found.target.title,
+        isa_features=tuple(lowering.cpu_features) or ((lowering.cpu,) if lowering.cpu else ()),
+        runtime=f"iree-base-runtime {found.tools.get('iree-base-runtime', 'unknown')}",
+        min_runtime=found.tools.get("iree-base-runtime"),
+        driver=execution.driver,
+        compiler=f"iree-base-compiler {found.tools.get('iree-base-compiler', 'unknown')}",
+    )
+
+
+def _profile(report: Mapping[str, Any]) -> Profile:
+    conditions = report["conditions"]
+    clock = conditions["after"].get("clock_mhz")
+    return Profile(
+        request=tuple(_cell(cell) for cell in report["cells"]),
+        conditions=Conditions(
+            machine_sha256=report["machine"]["fingerprint"],
+            cpu=conditions["cpu"],
+            governor=conditions["governor"],
+            clocks_hz={"cpu": clock * 1e6} if clock else {},
+            threads=conditions["threads"],
+            pinning=conditions["pinning"],
+            warmup_runs=report["method"]["warmup"],
+            runs=min(cell["latency_ms"]["n"] for cell in report["cells"]),
+            notes=tuple(f"{cell['function']}: {reason}" for cell in report["cells"] for reason in cell["noise"]),
+        ),
+    )
+
+
+def _cell(cell: Mapping[str, Any]) -> RequestCell:
+    told = cell["latency_ms"]
+    return RequestCell(
+        batch=cell["batch"],
+        bucket=cell["function"],
+        dims=dict(cell["bucket"]),
+        latency_ms=Latency(
+            p50=told["p50"],
+            p90=told["p90"],
+            p95=told["p95"],
+            p99=told["p99"] if told["n"] >= P99_SAMPLES else None,
+            mean=told["mean"],
+            std=told["std"],
+            ci95=(told["mean"] - told["ci95"], told["mean"] + told["ci95"]),
+            n=told["n"],
+        ),
+        items_s=cell["items_per_s"],
+        valid=cell["valid"],
+        method="measured",
+    )
+
+
+def _quality(report: Mapping[str, Any]) -> tuple[Quality, ...]:
+    told = report["quality"]
+    metrics = told["metrics"]
+    rows = []
+    for name in sorted(metrics):
+        if name.endswith("_ci95"):
+            continue
+        half = metrics.get(f"{name}_ci95")
+        rows.append(
+            Quality(
+                metric=name,
+                reference=told["reference"],
+                value=metrics[name],
+                ci95=(metrics[name] - half, metrics[name] + half) if half is not None else None,
+                n=told["items"],
+                data_sha256=told["data_sha256"],
+                method="measured",
+            )
+        )
+    parity = report["parity"]
+    rows.append(
+        Quality(
+            metric="parity_max_abs",
+            reference="strict ONNX Runtime on the same quantised graph",
+            value=parity["max_abs"],
+            n=parity["cases"],
+            method="measured",
+        )
+    )
+    return tuple(rows)
+
+
+def _resources(found: Findings, latency: Profile) -> Resources:
+    """Weights and load time; peak memory as the whole process had it, in the largest bucket it ran."""
+    memory = (found.profile or found.check or {}).get("memory")
+    peaks: tuple[PeakCell, ...] = ()
+    if memory and latency.request:
+        largest = max(latency.request, key=lambda cell: _volume(cell.dims))
+        peaks = (
+            PeakCell(
+                batch=largest.batch, bucket=largest.bucket, peak_bytes=memory["peak_rss_bytes"], method="measured"
+            ),
+        )
+    load_s = (found.profile or {}).get("load_s")
+    return Resources(weights_bytes=found.audit["weights_bytes"], peak=peaks, load_s=load_s, method="measured")
+
+
+def _volume(dims: Mapping[str, int]) -> int:
+    product = 1
+    for size in dims.values():
+        product *= size
+    return product
+
+
+def _cost(target: TargetSpec, latency: Profile, prices: PriceTable) -> Cost | None:
+    """Price an hour of the device, and a million items of every trusted cell; None where no price is known."""
+    entry = prices.entries.get(target.price)
+    if entry is None:
+        return None
+    hourly = cost.usd_per_hour(entry, prices.site)
+    watts = entry.owned.average_w if entry.owned else None
+    utilisation = prices.site.utilisation
+    cells = tuple(
+        UsdPerMillionItems(
+            bucket=cell.bucket,
+            utilisation=utilisation,
+            usd=cost.usd_per_million_items(hourly.total, cell.items_s, utilisation),
+            j_per_item=cost.j_per_item(watts, cell.items_s, utilisation) if watts else None,
+        )
+        for cell in latency.request
+    )
+    return Cost(
+        mode=entry.mode,
+        usd_per_hour=UsdPerHour(**asdict(hourly)),
+        usd_per_million_items=cells,
+        assumptions=(entry.source, prices.site.source, f"utilisation {utilisation:.0%}"),
+        as_of=prices.as_of,
+        method="assumed",
+    )

@@ -1,0 +1,40 @@
+"""From a variant in a store to a program a session can load: code and weights are used where they lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hwc.bundle.open import Blob, Variant
+from hwc.errors import IntegrityError
+from hwc.runtime.program import Device, Program, Slice, functions_from
+
+
+def program_of(variant: Variant) -> Program:
+    """Return what a session needs; raise IntegrityError if the variant's facts do not describe a program."""
+    try:
+        device: dict[str, Any] = dict(variant.facts["device"])
+        functions = functions_from(variant.facts["lower"]["functions"])
+        device["isa_features"] = tuple(device["isa_features"])
+        weights = [variant.files[role] for role in sorted(variant.files) if role.startswith("weights/")]
+        return Program(
+            code=_slice(variant.files["code/module.vmfb"]),
+            parameters=tuple(_slice(blob) for blob in weights),
+            functions=functions,
+            device=Device(**device),
+        )
+    except (KeyError, TypeError) as error:
+        raise IntegrityError(f"the variant's facts do not describe a program: {error}", where=variant.name) from error
+
+
+def _slice(blob: Blob) -> Slice:
+    return Slice(path=blob.path, offset=blob.offset, length=blob.length)
+
+
+def copy_out(variant: Variant, roles: str, folder: Path) -> Path:
+    """Copy, verified, the files whose role starts with ``roles/`` into a folder; return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for role, blob in variant.files.items():
+        if role.startswith(f"{roles}/"):
+            (folder / role.rpartition("/")[2]).write_bytes(blob.read_bytes())
+    return folder

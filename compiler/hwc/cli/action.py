@@ -1,0 +1,153 @@
+"""What the build commands do: resolve names, make one call, render its result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hwc import render
+from hwc.pipeline import build as building
+from hwc.pipeline import explain
+from hwc.pipeline.build import Built, Request
+from hwc.pipeline.store import Store
+from hwc.spec import infer
+from hwc.spec.project import Found, Project, open_project
+
+STEP_GIB = 3
+"""Memory one step of a small model takes at most; jobs are bounded by it."""
+
+
+def build(
+    models: Sequence[str], *, targets: Sequence[str] | None, schemes: Sequence[str] | None, everything: bool, jobs: int,
+    smoke: bool, refresh: Sequence[str], tag: str, format: str,
+) -> None:
+    """Build every model in turn and show its bundle."""
+    project = open_project(Path.cwd())
+    results: list[Built] = []
+    for model in models:
+        request = _request(project, model, targets, schemes, everything)
+        request = Request(
+            found=request.found, targets=request.targets, schemes=request.schemes, tag=tag, smoke=smoke,
+            jobs=jobs or project.spec.jobs or default_jobs(), refresh=explain.known_stages(refresh),
+        )
+        _tell_inferred(request.found)
+        with render.Progress() as progress:
+            built = building.build(project, request, progress)
+        results.append(built)
+        if format == "table":
+            show(built)
+    if format == "json":
+        render.as_json([_as_json(built) for built in results])
+
+
+def default_jobs() -> int:
+    """Return how many steps to run at once: a core each, and memory for each."""
+    memory_gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return max(1, min(len(os.sched_getaffinity(0)), int(memory_gib // STEP_GIB)))
+
+
+def show(built: Built) -> None:
+    """Draw a build's table and say what was done."""
+    render.table(
+        f"{built.tag}  {built.digest[:19]}  in oci:{built.store}",
+        render.BUILD_COLUMNS,
+        render.build_rows(built.serving, built.bits_per_parameter),
+    )
+    for document, reason in zip(built.serving, built.reasons, strict=True):
+        if document["status"] == "unverified":
+            render.note(f"{document['identity']['variant_id']} is unverified: {reason}; it tells no latency")
+    noisy = [name for document in built.serving for name in document["profile"].get("conditions", {}).get("notes", [])]
+    if noisy:
+        render.note(f"? noisy cells, kept and flagged: {'; '.join(sorted(set(noisy))[:6])}")
+    done = f"{built.steps_made} steps run, {built.steps_reused} reused, {built.wall_s:.1f} s"
+    render.note(f"{'built' if built.changed else 'nothing to do: up to date'} ({done})")
+
+
+def _as_json(built: Built) -> dict[str, Any]:
+    return {
+        "tag": built.tag, "digest": built.digest, "changed": built.changed, "variants": list(built.serving),
+        "bits_per_parameter": list(built.bits_per_parameter), "unverified_reasons": list(built.reasons),
+        "steps_run": built.steps_made, "steps_reused": built.steps_reused, "wall_s": built.wall_s,
+    }
+
+
+def _request(
+    project: Project, model: str, targets: Sequence[str] | None, schemes: Sequence[str] | None, everything: bool
+) -> Request:
+    found = infer.find(project, model)
+    matrix = found.spec.build
+    every_target = matrix.all_targets if everything and matrix.all_targets else matrix.targets
+    every_scheme = matrix.all_schemes if everything and matrix.all_schemes else matrix.schemes
+    return Request(
+        found=found, targets=tuple(dict.fromkeys(targets or every_target)),
+        schemes=tuple(dict.fromkeys(schemes or every_scheme)), jobs=1,
+    )
+
+
+def _tell_inferred(found: Found) -> None:
+    if not found.inferred:
+        return
+    spec = found.spec
+    render.note(f"inferred from {found.folder}: task {spec.task}, outputs {', '.join(spec.outputs)}")
+    for name, tensor in spec.inputs.items():
+        render.note(f"  input {name}: {tensor.dtype}{list(tensor.shape)}")
+    render.note(f"  shapes {', '.join(str(dict(bucket)) for bucket in spec.buckets)}; `hwc models new` writes the TOML")
+
+
+def plan(
+    models: Sequence[str], *, targets: Sequence[str] | None, schemes: Sequence[str] | None, everything: bool, format: str
+) -> None:
+    """Show every step with its key and whether it is done."""
+    project = open_project(Path.cwd())
+    store = Store(project.home)
+    rows = []
+    for model in models:
+        planned = building.plan_build(project, _request(project, model, targets, schemes, everything))
+        rows += [
+            {
+                "step": step.label, "stage": step.stage.name, "key": step.key,
+                "done": store.lookup(step.stage.name, step.key) is not None,
+            }
+            for step in planned.steps()
+        ]
+    if format == "json":
+        render.as_json(rows)
+        return
+    drawn = [[str(row["step"]), "done" if row["done"] else "to run", str(row["key"])[7:19]] for row in rows]
+    render.table("", ("step", "state", "key"), drawn)
+
+
+def why(
+    models: Sequence[str], *, targets: Sequence[str] | None, schemes: Sequence[str] | None, everything: bool, format: str
+) -> None:
+    """Show what changed for every step that is to run."""
+    project = open_project(Path.cwd())
+    store = Store(project.home)
+    rows = []
+    for model in models:
+        planned = building.plan_build(project, _request(project, model, targets, schemes, everything))
+        rows += explain.reasons(planned, store)
+    if format == "json":
+        render.as_json(rows)
+    elif not rows:
+        render.result("nothing to run: every step is done")
+    else:
+        render.table("", ("step", "because"), [[row["step"], row["because"]] for row in rows])
+
+
+def doctor(start: Path, *, format: str) -> None:
+    """Show the machine's abilities."""
+    from hwc.pipeline import doctor as examining
+
+    project = open_project(start)
+    report = examining.examine(project)
+    if format == "json":
+        render.as_json(report)
+        return
+    render.table("tools", ("tool", "version", "what to do"), [[r["name"], r["version"], r["advice"]] for r in report["tools"]])
+    columns = ("target", "builds", "runs here", "why not, and what to do")
+    render.table("targets", columns, [[r["name"], r["builds"], r["runs"], r["advice"]] for r in report["targets"]])
+    render.table("models", ("model", "ready", "what to do"), [[r["name"], r["ready"], r["advice"]] for r in report["models"]])
+    render.note(f"cache {report['home']}: {report['cache']}; free disk {report['free_gib']:.0f} GiB")

@@ -1,0 +1,124 @@
+"""What the bundle commands do: resolve the reference, make one call, render its result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hwc import render
+from hwc.bundle import export_dir as exporting
+from hwc.bundle import remove as removing
+from hwc.bundle.open import Bundle, open_bundle, require_verified
+from hwc.bundle.reference import Reference, parse
+from hwc.errors import UsageError
+from hwc.oci_layout import Layout
+from hwc.spec.project import Project, open_project
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def _resolve(text: str) -> tuple[Project, Layout, Reference]:
+    project = open_project(Path.cwd())
+    reference = parse(text, default_store=str(project.store))
+    return project, Layout(reference.store).check(), reference
+
+
+def _open(text: str) -> Bundle:
+    _, layout, reference = _resolve(text)
+    return open_bundle(layout, reference)
+
+
+def inspect(text: str, *, format: str) -> None:
+    """Show a bundle's variants."""
+    bundle = _open(text)
+    serving = [
+        chosen.serving for variant in bundle.variants if (chosen := exporting.chosen_measurement(variant)) is not None
+    ]
+    if format == "json":
+        facts = {variant.name: dict(variant.facts) for variant in bundle.variants}
+        render.as_json({"tag": bundle.tag, "digest": bundle.digest, "serving": serving, "facts": facts})
+        return
+    bits = [float(variant.facts["audit"]["bits_per_parameter"]) for variant in bundle.variants]
+    render.table(
+        f"{bundle.tag}  {bundle.digest[:19]}  created {bundle.created_utc}", render.BUILD_COLUMNS,
+        render.build_rows(serving, bits),
+    )
+    for variant in bundle.variants:
+        audit = variant.facts["audit"]
+        covered = f"{audit['layers_quantised']} of {audit['layers']} linears"
+        share = f"{audit['parameters_quantised_share']:.0%} of the parameters"
+        files = ", ".join(f"{role} {render.size(blob.length)}" for role, blob in sorted(variant.files.items()))
+        render.result(f"{variant.name}: {covered}, {share}; {files}")
+
+
+def run(text: str, *, texts: list[str], input_file: Path | None, output_file: Path | None, format: str) -> None:
+    """Run a variant on texts or arrays."""
+    import numpy as np
+
+    from hwc.api import open as open_model
+
+    if bool(texts) == bool(input_file):
+        raise UsageError("give either --text or --input", hint="--text is for models with a tokenizer")
+    feeds = _arrays(input_file) if input_file else texts
+    outputs = open_model(text).run(feeds)
+    if output_file is not None:
+        with output_file.open("wb") as stream:
+            np.savez(stream, **outputs)
+        render.note(f"wrote {output_file}")
+    if format == "json":
+        render.as_json({name: value.tolist() for name, value in outputs.items()})
+        return
+    for name, value in outputs.items():
+        with np.printoptions(precision=4, threshold=12, edgeitems=4):
+            render.result(f"{name} {value.dtype}{list(value.shape)}\n{value}")
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"not an .npz of plain arrays: {error}", where=str(path)) from error
+
+
+def remeasure(text: str, *, profile: bool, format: str) -> None:
+    """Check, and on request time, every variant the reference names on this machine."""
+    from hwc.pipeline.remeasure import remeasure as measure
+
+    project, layout, reference = _resolve(text)
+    with render.Progress() as progress:
+        rows = measure(project, layout, reference, progress, profile=profile)
+    if format == "json":
+        render.as_json([row.document for row in rows])
+        return
+    columns = ("variant", "parity", "quality", "result")
+    render.table("", columns, [[row.variant, row.parity, row.quality, row.verdict] for row in rows])
+
+
+def tag(text: str, version: str) -> None:
+    """Freeze a bundle under a version."""
+    _, layout, reference = _resolve(text)
+    bundle = open_bundle(layout, reference)
+    for variant in bundle.variants:
+        require_verified(variant)
+    frozen = removing.freeze(layout, bundle, version)
+    render.result(f"{frozen} {bundle.digest}")
+
+
+def rm(text: str, *, keep_blobs: bool) -> None:
+    """Remove a bundle's tag and the bytes it alone used."""
+    _, layout, reference = _resolve(text)
+    if reference.target or reference.digest:
+        raise UsageError("a bundle is removed whole, by its tag", where=text, hint="name it as MODEL:VERSION")
+    freed = removing.remove(layout, reference.tag, keep_blobs=keep_blobs)
+    render.result(f"removed {reference.tag}, freed {render.size(freed)}")
+
+
+def export_dir(text: str, destination: Path) -> None:
+    """Write a bundle's variants as plain files."""
+    bundle = _open(text)
+    written: Any = exporting.export(bundle.variants, destination)
+    render.result(str(written))

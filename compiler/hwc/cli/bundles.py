@@ -1,0 +1,85 @@
+"""Commands on bundles: inspect, run, check, profile, export, tag, rm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hwc.cli.options import Format, Reference
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command()(inspect)
+    app.command()(run)
+    app.command()(check)
+    app.command()(profile)
+    app.command()(tag)
+    app.command()(rm)
+    group = typer.Typer(help="Write a bundle in another system's form.", no_args_is_help=True, rich_markup_mode=None)
+    group.callback()(lambda: None)
+    group.command("dir")(export_dir)
+    app.add_typer(group, name="export")
+
+
+def inspect(bundle: Reference, format: Format = "table") -> None:
+    """Show what is in a bundle and how far to trust each figure."""
+    from hwc.cli import bundle_action
+
+    bundle_action.inspect(bundle, format=format)
+
+
+def run(
+    bundle: Reference,
+    text: Annotated[list[str] | None, typer.Option(help="Text to run; repeat for several.")] = None,
+    input: Annotated[Path | None, typer.Option(help="An .npz with one array per input.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the outputs as .npz.")] = None,
+    format: Format = "table",
+) -> None:
+    """Run a variant on its device."""
+    from hwc.cli import bundle_action
+
+    bundle_action.run(bundle, texts=text or [], input_file=input, output_file=output, format=format)
+
+
+def check(bundle: Reference, format: Format = "table") -> None:
+    """Check variants on this machine against their golden outputs and gates."""
+    from hwc.cli import bundle_action
+
+    bundle_action.remeasure(bundle, profile=False, format=format)
+
+
+def profile(bundle: Reference, format: Format = "table") -> None:
+    """Check and time variants on this machine and attach the measurement to the bundle."""
+    from hwc.cli import bundle_action
+
+    bundle_action.remeasure(bundle, profile=True, format=format)
+
+
+def tag(
+    bundle: Reference,
+    version: Annotated[str, typer.Argument(help="Version to freeze it as, as 1.2.0; never overwritten.")],
+) -> None:
+    """Freeze a bundle as a version; refused while any of its variants is unverified."""
+    from hwc.cli import bundle_action
+
+    bundle_action.tag(bundle, version)
+
+
+def rm(
+    bundle: Reference,
+    keep_blobs: Annotated[bool, typer.Option(help="Remove the tag, but not the bytes it alone used.")] = False,
+) -> None:
+    """Remove a bundle from its store, and every byte that no other bundle uses."""
+    from hwc.cli import bundle_action
+
+    bundle_action.rm(bundle, keep_blobs=keep_blobs)
+
+
+def export_dir(bundle: Reference, destination: Annotated[Path, typer.Argument(help="Folder to create.")]) -> None:
+    """Write code, weights, tokenizer and metadata as plain files."""
+    from hwc.cli import bundle_action
+
+    bundle_action.export_dir(bundle, destination)

@@ -1,0 +1,136 @@
+"""What the fact commands do: load, then render."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hwc import render
+from hwc.errors import UsageError
+from hwc.files import write_atomic
+from hwc.quantise import scheme as schemes
+from hwc.spec import infer, strict
+from hwc.spec.project import find_model, find_target, names_on, open_project
+
+
+def models_list(format: str) -> None:
+    """List models."""
+    project = open_project(Path.cwd())
+    found = [find_model(project, name) for name in sorted(names_on(project.models_path))]
+    if format == "json":
+        render.as_json([{"name": row.spec.name, "title": row.spec.title, "task": row.spec.task} for row in found])
+        return
+    rows = [
+        [row.spec.name, row.spec.title, row.spec.task, row.spec.source.kind, " ".join(row.spec.build.schemes), row.spec.licence]
+        for row in found
+    ]
+    render.table("", ("model", "title", "task", "source", "schemes", "licence"), rows)
+
+
+def models_show(name: str, format: str) -> None:
+    """Show one model as TOML, or as JSON."""
+    found = infer.find(open_project(Path.cwd()), name)
+    if format == "json":
+        render.as_json(found.spec.model_dump(mode="json", exclude_none=True))
+    else:
+        render.result(infer.to_toml(found.spec))
+
+
+def models_new(source: str, output: Path | None, *, force: bool) -> None:
+    """Write an inferred specification."""
+    project = open_project(Path.cwd())
+    found = infer.infer(source)
+    path = (output or project.root / project.spec.models_dir / f"{found.spec.name}.toml").absolute()
+    if path.suffix != ".toml":
+        raise UsageError("a model's specification is a .toml file", where=str(path))
+    if path.exists() and not force:
+        raise UsageError("the file exists", where=str(path), hint="--force overwrites it, -o names another")
+    spec = infer.relocated(found, path.parent).model_copy(update={"name": infer.name_from(path.stem)})
+    write_atomic(path, infer.to_toml(spec).encode())
+    render.result(str(path))
+
+
+def targets_list(format: str) -> None:
+    """List targets."""
+    from hwc.pipeline.targets import resolve
+
+    project = open_project(Path.cwd())
+    rows: list[dict[str, str]] = []
+    for name in sorted(names_on(project.targets_path)):
+        resolved = resolve(find_target(project, name), project.home)
+        rows.append(
+            {
+                "name": name, "title": resolved.spec.title, "backend": resolved.spec.lowering.backend,
+                "hardware": resolved.spec.hardware_status, "runs_here": resolved.device_name or "no",
+            }
+        )
+    if format == "json":
+        render.as_json(rows)
+    else:
+        render.table("", ("target", "title", "backend", "hardware", "runs here"), [list(row.values()) for row in rows])
+
+
+def targets_show(name: str, format: str) -> None:
+    """Show one target, resolved."""
+    from hwc.pipeline.targets import resolve
+
+    project = open_project(Path.cwd())
+    resolved = resolve(find_target(project, name), project.home)
+    document = {
+        **resolved.spec.model_dump(mode="json", exclude_none=True),
+        "resolved": {
+            "device_on_this_machine": resolved.device_name, "absent_reason": resolved.absent_reason,
+            "required_isa_features": list(resolved.device.isa_features),
+        },
+    }
+    if format == "json":
+        render.as_json(document)
+    else:
+        render.table(resolved.spec.title, ("key", "value"), [[key, value] for key, value in _flat(document)])
+
+
+def schemes_list(format: str) -> None:
+    """List schemes."""
+    if format == "json":
+        render.as_json([asdict(entry) for entry in schemes.SCHEMES.values()])
+        return
+    rows = [[entry.name, entry.title, entry.method, str(entry.group_size or "–")] for entry in schemes.SCHEMES.values()]
+    render.table("", ("scheme", "title", "method", "group"), rows)
+
+
+def schemes_show(name: str, format: str) -> None:
+    """Show one scheme and its encoding on each target."""
+    entry = schemes.find(name)
+    project = open_project(Path.cwd())
+    encodings = {
+        target: find_target(project, target).encoding.get(entry.kind, "–") for target in names_on(project.targets_path)
+    }
+    document = {**asdict(entry), "encodings": encodings if entry.kind != "float" else {}}
+    if format == "json":
+        render.as_json(document)
+    else:
+        render.table(entry.title, ("key", "value"), [[key, value] for key, value in _flat(document)])
+
+
+def schema(kind: str) -> None:
+    """Print one JSON Schema."""
+    from hwc.bundle.serving import serving_schema
+    from hwc.spec.model import ModelSpec
+    from hwc.spec.prices import PriceTable
+    from hwc.spec.project import ProjectSpec
+    from hwc.spec.target import TargetSpec
+
+    if kind == "serving":
+        render.as_json(serving_schema())
+        return
+    records: dict[str, type[strict.Record]] = {
+        "model": ModelSpec, "target": TargetSpec, "prices": PriceTable, "project": ProjectSpec,
+    }
+    render.as_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **records[kind].model_json_schema()})
+
+
+def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    if isinstance(value, dict):
+        return [row for key, inner in value.items() for row in _flat(inner, f"{prefix}.{key}" if prefix else str(key))]
+    return [(prefix, " ".join(str(item) for item in value) if isinstance(value, list) else str(value))]

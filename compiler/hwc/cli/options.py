@@ -1,0 +1,12 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+Format = Annotated[Literal["table", "json"], typer.Option("--format", help="How to write the result to stdout.")]
+Reference = Annotated[
+    str, typer.Argument(metavar="BUNDLE", help="[oci:PATH][:TAG|@DIGEST][#TARGET/SCHEME], as minilm:dev#llvm-cpu-host/w4a16.")
+]

@@ -1,0 +1,131 @@
+"""Check and profile a packed bundle on this machine, which need not be its builder's."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hwc import digest, machine
+from hwc.bundle import pack
+from hwc.bundle.describe import Findings, describe
+from hwc.bundle.open import Bundle, Variant, open_bundle
+from hwc.bundle.program import copy_out, program_of
+from hwc.bundle.reference import Reference
+from hwc.bundle.serving import to_document
+from hwc.errors import GateError
+from hwc.events import Event, Listener
+from hwc.files import locked
+from hwc.measure import check as checking
+from hwc.measure import profile as profiling
+from hwc.oci_layout import Layout
+from hwc.pipeline.step import tool_version
+from hwc.pipeline.store import Store
+from hwc.spec.model import EvaluationSpec, Gates
+from hwc.spec.project import Project, find_prices
+from hwc.spec.target import TargetSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What one variant came to on this machine."""
+
+    variant: str
+    parity: str
+    quality: str
+    verdict: str
+    document: dict[str, Any]
+
+
+def remeasure(
+    project: Project, layout: Layout, reference: Reference, listen: Listener, *, profile: bool
+) -> list[Row]:
+    """Verify, run and compare every variant the reference names; with ``profile``, time it and attach the result.
+
+    Raises MachineError where a device or a CPU feature is missing, IntegrityError for altered content, GateError if
+    a variant misses a gate here; nothing is attached then.
+    """
+    bundle = open_bundle(layout, reference)
+    rows = []
+    for variant in bundle.variants:
+        started = time.monotonic()
+        listen(Event(kind="start", step=f"check {variant.name}"))
+        with Store(project.home).scratch("remeasure") as work, locked(project.home / "locks" / "machine"):
+            rows.append(_one(project, layout, bundle, variant, work, profile=profile))
+        listen(Event(kind="done", step=f"check {variant.name}", wall_s=time.monotonic() - started))
+    return rows
+
+
+def _one(project: Project, layout: Layout, bundle: Bundle, variant: Variant, work: Path, *, profile: bool) -> Row:
+    variant.verify()
+    program, facts = program_of(variant), variant.facts
+    golden = copy_out(variant, "golden", work / "golden")
+    reference = work / "reference"
+    reference.mkdir()
+    same_graph = golden / ("reference.npz" if (golden / "reference.npz").is_file() else "expected.npz")
+    (reference / "expected.npz").write_bytes(same_graph.read_bytes())
+    report = checking.check(
+        program, EvaluationSpec.model_validate(facts["evaluation"]), folder=Path.cwd(), cases=golden,
+        reference=reference, work=work / "run", timeout_s=project.spec.step_timeout_s,
+        memory_bytes=project.spec.step_memory_bytes,
+    )
+    audit = facts["audit"]
+    found = checking.misses(
+        report, Gates.model_validate(facts["gates"]), facts["parity_max_abs"], audit["bits_per_parameter"]
+    )
+    if found:
+        raise GateError(
+            f"{variant.name} misses {len(found)} gate(s) on this machine", where="; ".join(found),
+            hint="the artefact computes something else here: do not serve it from this machine",
+        )
+    timed = _timed(project, program, golden, work) if profile else None
+    if timed is not None:
+        _attach(project, layout, bundle, variant, report, timed)
+    metrics = report["quality"]["metrics"]
+    told = next((name for name in ("cosine_mean", "top1", "max_abs") if name in metrics), "max_abs")
+    return Row(
+        variant=variant.name, parity=f"{report['parity']['max_abs']:.1e}", quality=f"{told} {metrics[told]:.5f}",
+        verdict="passed" + (", profile attached" if timed else ""),
+        document={"variant": variant.name, "check": report, "profile": timed},
+    )
+
+
+def _timed(project: Project, program: Any, golden: Path, work: Path) -> dict[str, Any]:
+    import json
+
+    out = work / "profile"
+    out.mkdir()
+    profiling.profile(
+        program, profiling.Method(), cases=golden, timeout_s=project.spec.step_timeout_s,
+        memory_bytes=project.spec.step_memory_bytes, out=out,
+    )
+    loaded: dict[str, Any] = json.loads((out / "profile.json").read_text())
+    return loaded
+
+
+def _attach(
+    project: Project, layout: Layout, bundle: Bundle, variant: Variant, check: dict[str, Any], profile: dict[str, Any]
+) -> None:
+    documents = {"check.json": check, "profile.json": profile}
+    tokenizer = variant.files.get("tokenizer/tokenizer.json")
+    found = Findings(
+        bundle_id=f"{bundle.model_id}:{bundle.version}", model_id=bundle.model_id, created_utc=profile["measured_utc"],
+        target=TargetSpec.model_validate(variant.facts["target"]), scheme=variant.scheme,
+        content_sha256=variant.content_sha256, golden_sha256=variant.files["golden/cases.npz"].sha256,
+        tokenizer_sha256=tokenizer.sha256 if tokenizer else None, audit=variant.facts["audit"], check=check,
+        profile=profile,
+        tools={**variant.facts["tools"], "iree-base-runtime": tool_version("iree-base-runtime")},
+        raw={name: digest.of_json(document) for name, document in documents.items()},
+    )
+    measurement = pack.MeasurementParts(
+        serving=to_document(describe(found, find_prices(project))),
+        machine_sha256=machine.describe().fingerprint, method="profile", documents=documents,
+    )
+    pack.attach(
+        layout, model=pack.ModelIdentity(model_id=bundle.model_id, version=bundle.version), tag=bundle.tag,
+        target=variant.target, scheme=variant.scheme, measurement=measurement, status="verified",
+        created_utc=profile["measured_utc"],
+    )
+
+

@@ -7,7 +7,7 @@ from typing import Any
 
 from hwc.bundle.open import Blob, Variant
 from hwc.errors import IntegrityError
-from hwc.runtime.program import Device, Program, Slice, functions_from
+from hwc.program import Device, Program, Slice, functions_from
 
 
 def program_of(variant: Variant) -> Program:

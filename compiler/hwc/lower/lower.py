@@ -15,10 +15,10 @@ from hwc.lower import iree
 from hwc.lower.flags import compiler_flags
 from hwc.lower.passes.linears import rewrite_linears
 from hwc.lower.passes.merge import merge_buckets
+from hwc.program import Function, Port
 from hwc.quantise import graph as quantised_graph
 from hwc.quantise.quantise import read_layers
 from hwc.quantise.scheme import Scheme
-from hwc.runtime.program import Function, Port
 from hwc.spec.model import Bucket, ModelSpec, bucket_id
 from hwc.spec.target import Lowering
 
@@ -98,7 +98,13 @@ def _rewritten(text: str, scheme: Scheme, encoding: str, quantised: Path) -> tup
     expected = len(read_layers(quantised))
     if not expected:
         return text, 0
-    result = rewrite_linears(text, scheme_encoding=encoding, scope=SCOPE)
+    try:
+        result = rewrite_linears(text, scheme_encoding=encoding, scope=SCOPE)
+    except ValueError as error:
+        raise StepError(
+            f"encoding {encoding} cannot hold this model: {error}", where=scheme.name,
+            hint="choose another encoding in the target's [encoding], or exclude the layer",
+        ) from error
     if result.matched != expected:
         raise InternalError(
             f"encoding {encoding} matched {result.matched} of {expected} quantised linears", where=scheme.name

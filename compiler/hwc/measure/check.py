@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from hwc.capture.golden import Case, load_cases, load_numbered
 from hwc.measure import metrics
+from hwc.program import Program
 from hwc.runtime import clean
-from hwc.runtime.program import Program
 from hwc.spec.model import EvaluationSpec, Gates, bucket_id
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hwc import child
-from hwc.runtime.program import Function, Port, Program
+from hwc.program import Function, Port, Program
 
 _TYPES = {"float32": "f32", "float16": "f16", "int64": "i64", "int32": "i32", "bool": "i8"}
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from hwc import machine
 from hwc.measure import dispatches
+from hwc.program import Function, Program
 from hwc.runtime import clean
-from hwc.runtime.program import Function, Program
 from hwc.spec.model import Gates
 
 NOISY_CV = 0.10

@@ -10,8 +10,8 @@ from hwc.capture.source import Located
 from hwc.errors import UsageError
 from hwc.pipeline import stages
 from hwc.pipeline.step import Step, make_step
+from hwc.program import Device
 from hwc.quantise.scheme import Scheme
-from hwc.runtime.program import Device
 from hwc.spec.model import Bucket, ModelSpec, PythonSource
 from hwc.spec.project import Found
 from hwc.spec.target import TargetSpec

@@ -17,10 +17,10 @@ from hwc.job import Job
 from hwc.lower import iree, lower
 from hwc.measure import check, profile
 from hwc.pipeline.step import Stage
+from hwc.program import Device, Program, Slice, functions_from
 from hwc.quantise import encode, quantise
 from hwc.quantise.graph import onnx_tensors
 from hwc.quantise.scheme import Scheme
-from hwc.runtime.program import Device, Program, Slice, functions_from
 from hwc.spec.model import Bucket, ModelSpec
 from hwc.spec.target import Lowering
 

@@ -17,7 +17,7 @@ from hwc.lower.flags import HOST_FLAGS, compiler_flags
 from hwc.measure.dispatches import tool_path
 from hwc.pipeline.plan import ResolvedTarget
 from hwc.pipeline.step import tool_version
-from hwc.runtime.program import Device
+from hwc.program import Device
 from hwc.spec.target import TargetSpec
 
 

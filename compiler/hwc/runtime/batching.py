@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from hwc.errors import UsageError
-from hwc.runtime.program import Function
+from hwc.program import Function
 
 if TYPE_CHECKING:
     import numpy as np

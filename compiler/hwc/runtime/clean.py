@@ -9,7 +9,7 @@ from typing import Any
 
 from hwc import child, told
 from hwc.errors import StepError
-from hwc.runtime.program import Program, to_json
+from hwc.program import Program, to_json
 
 
 def serve(

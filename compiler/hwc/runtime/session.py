@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from hwc import machine
 from hwc.errors import IntegrityError, MachineError, UsageError
+from hwc.program import Device, Function, Program, Slice
 from hwc.runtime.parameters import load_index
-from hwc.runtime.program import Device, Function, Program, Slice
 
 if TYPE_CHECKING:
     import numpy as np

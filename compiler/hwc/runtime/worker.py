@@ -15,7 +15,7 @@ from typing import Any
 
 from hwc import machine, told
 from hwc.errors import HwcError
-from hwc.runtime.program import Program, from_json
+from hwc.program import Program, from_json
 
 
 def main(folder: Path) -> int:
@@ -57,7 +57,7 @@ def _memory(facts: dict[str, Any]) -> None:
 
 def _run(folder: Path, program: Program, request: dict[str, Any]) -> dict[str, Any]:
     from hwc.capture.golden import load_cases, save_numbered
-    from hwc.runtime.program import Function
+    from hwc.program import Function
 
     session, facts = _load(program)
     by_bucket: dict[str, Function] = {json.dumps(entry.bucket, sort_keys=True): entry for entry in program.functions}

@@ -182,11 +182,18 @@ for turn in range(int(sys.argv[2])):
 
 
 def test_eight_processes_that_start_at_once_can_all_make_the_layout(tmp_path: Path) -> None:
-    # One push in 200 saw the marker of another as a foreign file; 60 rounds of 8 nearly always meet that window.
+    # The window is narrow: this found a marker taken for a foreign file in 2 runs of 5. The next test always does.
     done = subprocess.run(
-        [sys.executable, "-c", RACE, str(tmp_path), "60"], capture_output=True, text=True, check=False
+        [sys.executable, "-c", RACE, str(tmp_path), "20"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_marker_that_is_listed_but_was_not_found_before_is_not_foreign(tmp_path: Path) -> None:
+    # What a process sees when another writes the marker between its two looks; a dangling link stands still so.
+    (tmp_path / "oci-layout").symlink_to(tmp_path / "nowhere")
+    assert Layout(tmp_path).create().tags() == {}
+    assert not (tmp_path / "oci-layout").is_symlink()
 
 
 @pytest.mark.parametrize(

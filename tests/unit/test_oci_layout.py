@@ -182,7 +182,7 @@ for turn in range(int(sys.argv[2])):
 
 
 def test_eight_processes_that_start_at_once_can_all_make_the_layout(tmp_path: Path) -> None:
-    # The window is narrow: this found a marker taken for a foreign file in 2 runs of 5. The next test always does.
+    # The window is narrow: 60 rounds met it in 2 runs of 5, 20 do more rarely. The next test always does.
     done = subprocess.run(
         [sys.executable, "-c", RACE, str(tmp_path), "20"], capture_output=True, text=True, check=False
     )

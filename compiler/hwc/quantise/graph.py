@@ -24,10 +24,10 @@ def rewrite(model: onnx.ModelProto, linears: Sequence[Linear], kind: str, *, gro
     ``<layer>.codes``, ``.scales`` and ``.zeros``.
     """
     chosen = {linear.weight: linear for linear in linears}
-    nodes = {id(node): chosen[linear.weight] for node, linear in candidates(model) if linear.weight in chosen}
+    by_output = {node.output[0]: chosen[linear.weight] for node, linear in candidates(model) if linear.weight in chosen}
     fresh: list[onnx.NodeProto] = []
     for node in model.graph.node:
-        linear = nodes.get(id(node))
+        linear = by_output.get(node.output[0])
         fresh += [node] if linear is None else _replacement(node, linear, kind, group_size=group_size, zeros=zeros)
     copies = [_copy(node) for node in fresh]
     del model.graph.node[:]
@@ -35,7 +35,7 @@ def rewrite(model: onnx.ModelProto, linears: Sequence[Linear], kind: str, *, gro
     _swap_inputs(model, list(chosen.values()), kind, group_size=group_size, zeros=zeros)
     if kind == "int4" and not any(entry.domain == MS_DOMAIN for entry in model.opset_import):
         model.opset_import.add(domain=MS_DOMAIN, version=1)
-    return len(nodes)
+    return len(by_output)
 
 
 def _copy(node: onnx.NodeProto) -> onnx.NodeProto:

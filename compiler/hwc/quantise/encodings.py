@@ -1,0 +1,195 @@
+"""Encodings: canonical codes to the exact bytes that a target's code reads, and back.
+
+An encoding is a name. `lower/passes` declares parameters with the dtypes and shapes of `layout`, and `pack` makes
+bytes that fit them, so both sides of an archive come from the one table here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from hwc.errors import IntegrityError
+from hwc.quantise.codes import Codes
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Part = Literal["codes", "scales", "zeros"]
+DTYPE_BITS = {"i4": 4, "i8": 8, "f16": 16, "i32": 32, "f32": 32}
+"""MLIR element type to its width in bits."""
+E4M3_NAN = 0x7F
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """One entry of a parameter archive: bytes, and the tensor type under which code reads them."""
+
+    payload: np.ndarray
+    """C-contiguous; its bytes are the tensor's, whatever its own shape."""
+    dtype: str
+    """MLIR element type (``i4``, ``i8``, ``i32``, ``f16``, ``f32``); numpy's name for a weight that stays in float."""
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Geometry:
+    """The sizes of a quantised weight W[N, K]."""
+
+    n: int
+    k: int
+    group: int
+    """Weights along K that share a scale; ``k`` for one scale an output channel."""
+    zeros: bool
+
+    @property
+    def groups(self) -> int:
+        """Number of groups G along K."""
+        return self.k // self.group
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorLayout:
+    """How code declares one part of a packed weight."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def byte_count(self) -> int:
+        """Bytes in the archive; sub-byte elements are packed, the even index in the low nibble."""
+        return math.prod(self.shape) * DTYPE_BITS[self.dtype] // 8
+
+
+Layout = dict[Part, TensorLayout]
+
+
+def layout(encoding: str, geometry: Geometry) -> Layout:
+    """Return the parts of a packed weight with their dtypes and shapes.
+
+    | encoding | codes | scales | zeros (zero point − 8) | where it works (IREE 3.13) |
+    |---|---|---|---|---|
+    | ``i4-grouped`` | i4 [N, G, g], code − 8 | f16 [N, G] | i8 [N, G] | llvm-cpu, cuda, rocm |
+    | ``u8-nibbles`` | i32 [N, G, g/8]: nibbles, even k low | f16 [N, G] | i8 [N, G] | everywhere |
+    | ``e4m3-bits`` | i8 [N, K] | f32 [N] | – | everywhere but llvmpipe, which needs minutes a dispatch |
+    | ``e4m3-words`` | i32 [N, K/4], the same bytes | f32 [N] | – | everywhere |
+
+    The bytes of ``u8-nibbles`` codes are those of MatMulNBits, read four at a time: 8-bit loads and i4 vectors are
+    what llvmpipe and rdna3 fail on. Raises ValueError for an unknown encoding or sizes it cannot hold.
+    """
+    if encoding not in _LAYOUTS:
+        raise ValueError(f"unknown encoding `{encoding}`; known: {', '.join(_LAYOUTS)}")
+    if geometry.group <= 0 or geometry.k % geometry.group:
+        raise ValueError(f"K = {geometry.k} is no multiple of the group of {geometry.group}")
+    return _LAYOUTS[encoding](geometry)
+
+
+def _grouped(geometry: Geometry, dtype: str, per_element: int) -> Layout:
+    n, groups, group = geometry.n, geometry.groups, geometry.group
+    unit = max(per_element, 2)
+    if group % unit:
+        raise ValueError(f"a group of {group} is no multiple of {unit}")
+    parts: Layout = {
+        "codes": TensorLayout(dtype=dtype, shape=(n, groups, group // per_element)),
+        "scales": TensorLayout(dtype="f16", shape=(n, groups)),
+    }
+    return {**parts, "zeros": TensorLayout(dtype="i8", shape=(n, groups))} if geometry.zeros else parts
+
+
+def _per_channel(geometry: Geometry, dtype: str, per_element: int) -> Layout:
+    if geometry.k % per_element:
+        raise ValueError(f"K = {geometry.k} is no multiple of {per_element}")
+    if geometry.zeros or geometry.groups != 1:
+        raise ValueError("fp8 weights have one scale an output channel and no zero points")
+    return {
+        "codes": TensorLayout(dtype=dtype, shape=(geometry.n, geometry.k // per_element)),
+        "scales": TensorLayout(dtype="f32", shape=(geometry.n,)),
+    }
+
+
+_LAYOUTS: dict[str, Callable[[Geometry], Layout]] = {
+    "i4-grouped": lambda geometry: _grouped(geometry, "i4", 1),
+    "u8-nibbles": lambda geometry: _grouped(geometry, "i32", 8),
+    "e4m3-bits": lambda geometry: _per_channel(geometry, "i8", 1),
+    "e4m3-words": lambda geometry: _per_channel(geometry, "i32", 4),
+}
+INT4_ENCODINGS = ("i4-grouped", "u8-nibbles")
+FP8_ENCODINGS = ("e4m3-bits", "e4m3-words")
+_NIBBLE_FLIP = {"i4-grouped": 0x88, "u8-nibbles": 0x00}
+"""Flipping a nibble's top bit turns the code 0…15 into the two's complement of code − 8."""
+
+
+def geometry_of(entry: Codes) -> Geometry:
+    """Return the sizes of a canonical weight: codes uint8 [N, K], scales [N, G]."""
+    n, k = entry.codes.shape
+    return Geometry(n=n, k=k, group=k // entry.scales.shape[1], zeros=entry.zeros is not None)
+
+
+def pack(layer: str, entry: Codes, encoding: str) -> dict[str, Packed]:
+    """Return ``<layer>.codes``, ``<layer>.scales`` and, where there are zero points, ``<layer>.zeros``.
+
+    Takes codes uint8 [N, K], scales float16 [N, G] (int4) or float32 [N, 1] (fp8), zeros uint8 [N, G]. Raises
+    ValueError for an unknown or unfit encoding; IntegrityError for codes past 15, an fp8 NaN (the kernels decode
+    it as ±480) or a scale that is not finite.
+    """
+    import numpy as np
+
+    parts = layout(encoding, geometry_of(entry))
+    _check(layer, entry, encoding)
+    arrays: dict[Part, np.ndarray] = {"codes": entry.codes, "scales": entry.scales}
+    if encoding in INT4_ENCODINGS:
+        arrays["codes"] = (entry.codes[:, 0::2] | (entry.codes[:, 1::2] << 4)) ^ np.uint8(_NIBBLE_FLIP[encoding])
+    if entry.zeros is not None:
+        arrays["zeros"] = (entry.zeros.astype(np.int16) - 8).astype(np.int8)
+    made = {part: np.ascontiguousarray(arrays[part]) for part in parts}
+    assert all(made[part].nbytes == parts[part].byte_count for part in parts)
+    return {
+        f"{layer}.{part}": Packed(payload=made[part], dtype=parts[part].dtype, shape=parts[part].shape)
+        for part in parts
+    }
+
+
+def unpack(layer: str, stored: Mapping[str, bytes], entry: Codes, encoding: str) -> Codes:
+    """Return the canonical codes that an archive's bytes stand for; of ``entry`` only the shapes are used.
+
+    Raises IntegrityError if a part is missing or has another length than its layout.
+    """
+    import numpy as np
+
+    geometry = geometry_of(entry)
+    raw = {part: _stored(f"{layer}.{part}", stored, kind) for part, kind in layout(encoding, geometry).items()}
+    codes = np.frombuffer(raw["codes"], np.uint8).reshape(geometry.n, -1)
+    if encoding in FP8_ENCODINGS:
+        return Codes(codes=codes, scales=np.frombuffer(raw["scales"], np.float32).reshape(entry.scales.shape))
+    plain = codes ^ np.uint8(_NIBBLE_FLIP[encoding])
+    nibbles = np.stack([plain & 0x0F, plain >> 4], axis=-1).reshape(geometry.n, geometry.k)
+    scales = np.frombuffer(raw["scales"], np.float16).reshape(entry.scales.shape)
+    back = Codes(codes=nibbles, scales=scales)
+    if not geometry.zeros:
+        return back
+    zeros = (np.frombuffer(raw["zeros"], np.int8).astype(np.int16) + 8).astype(np.uint8)
+    return replace(back, zeros=zeros.reshape(entry.scales.shape))
+
+
+def _stored(key: str, stored: Mapping[str, bytes], kind: TensorLayout) -> bytes:
+    found = stored.get(key, b"")
+    if len(found) != kind.byte_count:
+        raise IntegrityError(f"parameter {key!r} has {len(found)} bytes, not {kind.byte_count}", where=key)
+    return found
+
+
+def _check(layer: str, entry: Codes, encoding: str) -> None:
+    import numpy as np
+
+    int4 = encoding in INT4_ENCODINGS
+    wanted = np.float16 if int4 else np.float32
+    if entry.codes.dtype != np.uint8 or entry.scales.dtype != wanted:
+        raise ValueError(f"{encoding} takes uint8 codes and {wanted.__name__} scales, not those of {layer}")
+    if int4 and max(int(part.max(initial=0)) for part in (entry.codes, entry.zeros) if part is not None) > 15:
+        raise IntegrityError("an int4 code or zero point is past 15", where=layer)
+    if not int4 and ((entry.codes & 0x7F) == E4M3_NAN).any():
+        raise IntegrityError("an fp8 weight holds NaN", where=layer, hint="the checkpoint is damaged")
+    if not np.isfinite(entry.scales).all():
+        raise IntegrityError("a scale is NaN or infinite", where=layer, hint="the checkpoint is damaged")

@@ -1,0 +1,52 @@
+# `make build` and `make test` do all of their own set-up; the other targets are for those who change hwc.
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.PHONY: help setup system build build-all test test-all lint golden bench docs clean
+
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+BIN := .venv/bin
+MODELS := $(basename $(notdir $(wildcard models/*.toml)))
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+build: setup system  ## set up, build minilm for this CPU and Vulkan in fp32, fp8 and w4a16, show the table
+	$(BIN)/hwc build minilm
+
+build-all: setup system  ## build every shipped model for every target and scheme it names
+	$(BIN)/hwc build --all $(MODELS)
+
+test: setup system  ## run the tests, but not the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup system  ## run every test
+	$(BIN)/python -m pytest
+
+lint: setup  ## ruff, mypy --strict, and the direction of the imports
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+golden: setup  ## write the golden files anew, after looking at why they changed
+	HWC_GOLDEN=write $(BIN)/python -m pytest tests/golden
+
+bench: setup  ## measure against the bare tools and ONNX Runtime, on a quiet machine; writes docs/reference/bench.md
+	$(BIN)/python tools/bench.py
+
+docs: setup  ## write docs/reference anew from the code
+	$(BIN)/python tools/gen_reference.py
+
+setup: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt tools/setup.sh
+	@tools/setup.sh
+
+system:
+	@tools/install-debian.sh
+
+clean:  ## remove what tools left; .venv, artifacts/ and the cache of stage outputs (`hwc cache gc`) stay
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0r rm -rf

@@ -53,12 +53,12 @@ class Model:
 
         if not texts:
             raise UsageError("no text to run")
-        longest = max(
+        sizes = [
             size for function in self._program.functions for dim, size in function.bucket.items()
             if dim != self._batch_dim
-        ) if any(len(function.bucket) > 1 for function in self._program.functions) else 0
+        ]
         with tempfile.TemporaryDirectory(prefix="hwc-tokenizer-") as folder:
-            encoder = Encoder(copy_out(self.variant, "tokenizer", Path(folder)), max_tokens=longest)
+            encoder = Encoder(copy_out(self.variant, "tokenizer", Path(folder)), max_tokens=max(sizes, default=0))
         rows = [encoder.encode(text) for text in texts]
         width = max(len(row["input_ids"]) for row in rows)
         feeds = {}
@@ -88,5 +88,6 @@ def find_variant(reference: str, *, store: Path | None = None) -> Variant:
     bundle = open_bundle(Layout(parsed.store), parsed)
     if len(bundle.variants) != 1:
         names = ", ".join(variant.name for variant in bundle.variants)
-        raise UsageError(f"{reference} has {len(bundle.variants)} variants", hint=f"add #TARGET/SCHEME, one of: {names}")
+        hint = f"add #TARGET/SCHEME, one of: {names}"
+        raise UsageError(f"{reference} has {len(bundle.variants)} variants", hint=hint)
     return bundle.variants[0]

@@ -1,4 +1,4 @@
-"""This machine: its fingerprint, its CPU features, and whether an artefact's needs are met."""
+"""The machine hwc runs on: its fingerprint, its CPU features, and whether an artefact's needs are met."""
 
 from __future__ import annotations
 

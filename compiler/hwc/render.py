@@ -65,7 +65,8 @@ class Progress:
             from rich.console import Console
             from rich.live import Live
 
-            self._live = Live(console=Console(stderr=True), get_renderable=self._lines, refresh_per_second=4, transient=True)
+            console = Console(stderr=True)
+            self._live = Live(console=console, get_renderable=self._lines, refresh_per_second=4, transient=True)
             self._live.__enter__()
         return self
 
@@ -120,7 +121,8 @@ def build_rows(serving: Sequence[Mapping[str, Any]], bits_per_parameter: Sequenc
         if not cells:
             rows.append([*head, "–", "–", "–", "–", "–", *tail])
         for index, cell in enumerate(cells):
-            rows.append([*(head if index == 0 else [""] * 4), *_cell(document, cell), *(tail if index == 0 else [""] * 3)])
+            blank = index > 0  # one variant, several shapes: what holds for all is said once
+            rows.append([*([""] * 4 if blank else head), *_cell(document, cell), *([""] * 3 if blank else tail)])
     return rows
 
 

@@ -18,7 +18,9 @@ def freeze(layout: Layout, bundle: Bundle, version: str) -> str:
     tags = layout.tags()
     if name in tags and tags[name].digest != bundle.digest:
         raise UsageError(
-            f"{name} exists with other content; a version never changes", where=tags[name].digest, hint="choose another version"
+            f"{name} exists with other content; a version never changes",
+            where=tags[name].digest,
+            hint="choose another version",
         )
     layout.tag(name, layout.tags()[bundle.tag])
     return name

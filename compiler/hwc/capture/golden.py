@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hwc import digest, onnx_io
 from hwc.capture.simplify import seeded_inputs, session
@@ -165,7 +165,8 @@ def load_cases(folder: Path) -> list[Case]:
 
 def save_numbered(path: Path, results: Sequence[dict[str, np.ndarray]]) -> None:
     """Write one dictionary of arrays a case into one ``.npz``."""
-    save_arrays(path, {f"{number:04d}.{name}": value for number, row in enumerate(results) for name, value in row.items()})
+    arrays = {f"{number:04d}.{name}": value for number, row in enumerate(results) for name, value in row.items()}
+    save_arrays(path, arrays)
 
 
 def load_numbered(path: Path) -> list[dict[str, np.ndarray]]:
@@ -184,5 +185,6 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write an uncompressed ``.npz`` whose bytes depend on the arrays alone (NumPy stamps no time into it)."""
     import numpy as np
 
+    named: dict[str, Any] = {name: arrays[name] for name in sorted(arrays)}
     with path.open("wb") as stream:
-        np.savez(stream, **{name: arrays[name] for name in sorted(arrays)})
+        np.savez(stream, **named)

@@ -96,7 +96,7 @@ def _example(spec: ModelSpec) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     import torch
 
     sizes = {dim: max(2, size) for dim, size in spec.buckets[0].items()}
-    dims = {dim: torch.export.Dim.AUTO for dim in sizes}
+    dims = dict.fromkeys(sizes, torch.export.Dim.AUTO)
     generator = torch.Generator().manual_seed(0)
     example: dict[str, torch.Tensor] = {}
     dynamic: dict[str, Any] = {}

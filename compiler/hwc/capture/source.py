@@ -101,7 +101,7 @@ def _locate_python(source: PythonSource, folder: Path) -> Located:
 
 
 def _locate_onnx(source: OnnxSource, folder: Path) -> Located:
-    """An ONNX file's external data is part of what it holds: every plain file beside it that it names is digested."""
+    """Digest an ONNX file and every plain file beside it that it names: external data is part of what it holds."""
     path = _existing(folder, source.path, "ONNX file")
     rows = [digest.of_file(path)]
     for name in external_names(path):

@@ -93,11 +93,13 @@ def _tell_inferred(found: Found) -> None:
     render.note(f"inferred from {found.folder}: task {spec.task}, outputs {', '.join(spec.outputs)}")
     for name, tensor in spec.inputs.items():
         render.note(f"  input {name}: {tensor.dtype}{list(tensor.shape)}")
-    render.note(f"  shapes {', '.join(str(dict(bucket)) for bucket in spec.buckets)}; `hwc models new` writes the TOML")
+    shapes = ", ".join(str(dict(bucket)) for bucket in spec.buckets)
+    render.note(f"  shapes {shapes}; `hwc models new` writes the TOML")
 
 
 def plan(
-    models: Sequence[str], *, targets: Sequence[str] | None, schemes: Sequence[str] | None, everything: bool, format: str
+    models: Sequence[str], *, targets: Sequence[str] | None, schemes: Sequence[str] | None, everything: bool,
+    format: str,
 ) -> None:
     """Show every step with its key and whether it is done."""
     project = open_project(Path.cwd())
@@ -120,7 +122,8 @@ def plan(
 
 
 def why(
-    models: Sequence[str], *, targets: Sequence[str] | None, schemes: Sequence[str] | None, everything: bool, format: str
+    models: Sequence[str], *, targets: Sequence[str] | None, schemes: Sequence[str] | None, everything: bool,
+    format: str,
 ) -> None:
     """Show what changed for every step that is to run."""
     project = open_project(Path.cwd())
@@ -146,8 +149,11 @@ def doctor(start: Path, *, format: str) -> None:
     if format == "json":
         render.as_json(report)
         return
-    render.table("tools", ("tool", "version", "what to do"), [[r["name"], r["version"], r["advice"]] for r in report["tools"]])
+    tools = [[row["name"], row["version"], row["advice"]] for row in report["tools"]]
+    render.table("tools", ("tool", "version", "what to do"), tools)
     columns = ("target", "builds", "runs here", "why not, and what to do")
-    render.table("targets", columns, [[r["name"], r["builds"], r["runs"], r["advice"]] for r in report["targets"]])
-    render.table("models", ("model", "ready", "what to do"), [[r["name"], r["ready"], r["advice"]] for r in report["models"]])
+    targets = [[row["name"], row["builds"], row["runs"], row["advice"]] for row in report["targets"]]
+    render.table("targets", columns, targets)
+    models = [[row["name"], row["ready"], row["advice"]] for row in report["models"]]
+    render.table("models", ("model", "ready", "what to do"), models)
     render.note(f"cache {report['home']}: {report['cache']}; free disk {report['free_gib']:.0f} GiB")

@@ -9,7 +9,9 @@ import typer
 
 from hwc.cli.options import Format
 
-Models = Annotated[list[str], typer.Argument(help="Names from models/, TOML files, HF folders, x.onnx or file.py:factory.")]
+Models = Annotated[
+    list[str], typer.Argument(help="Names from models/, TOML files, HF folders, x.onnx or file.py:factory.")
+]
 Targets = Annotated[list[str] | None, typer.Option("-t", "--target", help="Target; repeat for several.")]
 Schemes = Annotated[list[str] | None, typer.Option("-q", "--quantise", help="Scheme; repeat for several.")]
 All = Annotated[bool, typer.Option("--all", help="Every target and scheme the model names as its full matrix.")]

@@ -61,7 +61,7 @@ def run(text: str, *, texts: list[str], input_file: Path | None, output_file: Pa
     if bool(texts) == bool(input_file):
         raise UsageError("give either --text or --input", hint="--text is for models with a tokenizer")
     feeds = _arrays(input_file) if input_file else texts
-    outputs = open_model(text).run(feeds)
+    outputs: dict[str, Any] = open_model(text).run(feeds)
     if output_file is not None:
         with output_file.open("wb") as stream:
             np.savez(stream, **outputs)

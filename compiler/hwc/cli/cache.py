@@ -12,7 +12,8 @@ from hwc.cli.options import Format
 
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
-    group = typer.Typer(help="Look at, clean and verify the cache of stage outputs.", no_args_is_help=True, rich_markup_mode=None)
+    purpose = "Look at, clean and verify the cache of stage outputs."
+    group = typer.Typer(help=purpose, no_args_is_help=True, rich_markup_mode=None)
     group.command()(du)
     group.command()(gc)
     group.command()(verify)
@@ -34,11 +35,14 @@ def du(format: Format = "table") -> None:
     if format == "json":
         render.as_json({kind: {"outputs": row[0], "bytes": row[1]} for kind, row in totals.items()})
         return
-    render.table(str(project.home), ("stage", "outputs", "size"), [[k, str(r[0]), render.size(r[1])] for k, r in totals.items()])
+    rows = [[kind, str(outputs), render.size(size)] for kind, (outputs, size) in totals.items()]
+    render.table(str(project.home), ("stage", "outputs", "size"), rows)
 
 
 def gc(
-    older_than_days: Annotated[float, typer.Option(help="Remove outputs not used for this long; 0 removes all.", min=0)] = 14.0,
+    older_than_days: Annotated[
+        float, typer.Option(help="Remove outputs not used for this long; 0 removes all.", min=0)
+    ] = 14.0,
 ) -> None:
     """Remove old outputs and what dead processes left; bundles are never touched."""
     from hwc import render

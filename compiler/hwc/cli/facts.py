@@ -28,7 +28,9 @@ def models_list(format: Format = "table") -> None:
     facts_action.models_list(format)
 
 
-def models_show(name: Annotated[str, typer.Argument(help="A model's name, path or TOML file.")], format: Format = "table") -> None:
+def models_show(
+    name: Annotated[str, typer.Argument(help="A model's name, path or TOML file.")], format: Format = "table"
+) -> None:
     """Show a model's whole specification, inferred parts included."""
     from hwc.cli import facts_action
 
@@ -37,7 +39,9 @@ def models_show(name: Annotated[str, typer.Argument(help="A model's name, path o
 
 def models_new(
     source: Annotated[str, typer.Argument(help="HF folder, x.onnx or file.py:factory.")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="TOML file to write (default: models/NAME.toml).")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="TOML file to write (default: models/NAME.toml).")
+    ] = None,
     force: Annotated[bool, typer.Option(help="Overwrite an existing file.")] = False,
 ) -> None:
     """Infer a model's specification and write it as TOML."""
@@ -53,7 +57,7 @@ def targets_list(format: Format = "table") -> None:
     facts_action.targets_list(format)
 
 
-def targets_show(name: str, format: Format = "table") -> None:
+def targets_show(name: Annotated[str, typer.Argument(help="A target's name.")], format: Format = "table") -> None:
     """Show a target's descriptor, with what was detected on this machine."""
     from hwc.cli import facts_action
 
@@ -67,14 +71,16 @@ def schemes_list(format: Format = "table") -> None:
     facts_action.schemes_list(format)
 
 
-def schemes_show(name: str, format: Format = "table") -> None:
+def schemes_show(name: Annotated[str, typer.Argument(help="A scheme's name.")], format: Format = "table") -> None:
     """Show a scheme, and how each target encodes it."""
     from hwc.cli import facts_action
 
     facts_action.schemes_show(name, format)
 
 
-def schema(kind: Annotated[Literal["model", "target", "prices", "project", "serving"], typer.Argument(help="Which schema.")]) -> None:
+def schema(
+    kind: Annotated[Literal["model", "target", "prices", "project", "serving"], typer.Argument(help="Which schema.")],
+) -> None:
     """Print the JSON Schema of a file that hwc reads or writes."""
     from hwc.cli import facts_action
 

@@ -21,9 +21,10 @@ def models_list(format: str) -> None:
     if format == "json":
         render.as_json([{"name": row.spec.name, "title": row.spec.title, "task": row.spec.task} for row in found])
         return
+    specs = [row.spec for row in found]
     rows = [
-        [row.spec.name, row.spec.title, row.spec.task, row.spec.source.kind, " ".join(row.spec.build.schemes), row.spec.licence]
-        for row in found
+        [spec.name, spec.title, spec.task, spec.source.kind, " ".join(spec.build.schemes), spec.licence]
+        for spec in specs
     ]
     render.table("", ("model", "title", "task", "source", "schemes", "licence"), rows)
 

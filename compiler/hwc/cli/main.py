@@ -40,7 +40,9 @@ def options(
     store: Annotated[Path | None, typer.Option(help="Folder of the bundle store (default: artifacts).")] = None,
     targets_dir: Annotated[Path | None, typer.Option(help="Folder of target descriptors to look in first.")] = None,
     models_dir: Annotated[Path | None, typer.Option(help="Folder of model specifications to look in first.")] = None,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Set what every command shares; options win over HWC_* variables, those over hwc.toml."""
     del version
@@ -88,7 +90,8 @@ def run(argv: list[str]) -> int:
     except Exception as bug:
         if "HWC_DEBUG" in os.environ:
             traceback.print_exc()
-        render.error(InternalError(f"internal error: {type(bug).__name__}: {bug}", where=_log_bug(), hint="please report this"))
+        what = f"internal error: {type(bug).__name__}: {bug}"
+        render.error(InternalError(what, where=_log_bug(), hint="please report this"))
         return 1
     return 0
 

@@ -8,5 +8,6 @@ import typer
 
 Format = Annotated[Literal["table", "json"], typer.Option("--format", help="How to write the result to stdout.")]
 Reference = Annotated[
-    str, typer.Argument(metavar="BUNDLE", help="[oci:PATH][:TAG|@DIGEST][#TARGET/SCHEME], as minilm:dev#llvm-cpu-host/w4a16.")
+    str,
+    typer.Argument(metavar="BUNDLE", help="[oci:PATH][:TAG|@DIGEST][#TARGET/SCHEME], as minilm:dev#x86-64-v3/fp8."),
 ]

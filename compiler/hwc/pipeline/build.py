@@ -185,7 +185,7 @@ class _Outcome:
         return found
 
     def facts(self) -> dict[str, Any]:
-        """What is true of the variant wherever it was built: no time, no path, no measurement."""
+        """Return what is true of the variant wherever it was built: no time, no path, no measurement."""
         target, spec = self.variant.target, self.spec
         return {
             "model": {

@@ -137,7 +137,7 @@ class _Front:
         return make_step(stages.CAPTURE, f"capture {self.spec.name} ({source.kind})", params, local=local)
 
     def _source(self) -> dict[str, Any]:
-        """The source without its place: what lies there is in the digest."""
+        """Return the source without its place: what lies there is in the digest."""
         dumped: dict[str, Any] = self.spec.source.model_dump(mode="json", exclude_defaults=True)
         for key in ("path", "package", "module", "folder", "checkpoint"):
             dumped.pop(key, None)
@@ -146,10 +146,10 @@ class _Front:
         return {**dumped, "path": "located"} if self.spec.source.kind != "python" else dumped
 
     def _example(self) -> dict[str, int]:
-        """The python exporter traces the first bucket; the other sources read no bucket."""
+        """Return the bucket that is traced: the first for the python exporter; the other sources read none."""
         if isinstance(self.spec.source, PythonSource):
             return dict(self.spec.buckets[0])
-        return {dim: 1 for dim in self.spec.buckets[0]}
+        return dict.fromkeys(self.spec.buckets[0], 1)
 
     def simplify(self, buckets: tuple[Bucket, ...]) -> Step:
         params = {"spec": sliced(self.spec, buckets=[dict(bucket) for bucket in buckets])}

@@ -102,8 +102,7 @@ class _Runner:
             raise
         self.done[step.key] = artifact
         self.store.note(step.label, json.dumps({"key": step.key, **step.ingredients()}))
-        kind = "done" if made else "hit"
-        self.listen(Event(kind=kind, step=step.label, wall_s=time.monotonic() - started))
+        self.listen(Event(kind="done" if made else "hit", step=step.label, wall_s=time.monotonic() - started))
 
     def _make(self, step: Step, folder: Path) -> None:
         request = {
@@ -130,9 +129,8 @@ class _Runner:
             error.hint = f"{error.hint}\n         log: {log}".strip() if isinstance(error, StepError) else error.hint
             raise
         if outcome.stopped_by:
-            raise StepError(
-                f"{step.label}: {outcome.describe()}", where=log, hint="raise step_timeout_s or step_memory_bytes in hwc.toml"
-            )
+            hint = "raise step_timeout_s or step_memory_bytes in hwc.toml"
+            raise StepError(f"{step.label}: {outcome.describe()}", where=log, hint=hint)
         if outcome.returncode < 0:
             raise StepError(f"{step.label}: its process {outcome.describe()}", where=log, hint="the log tells more")
         if outcome.returncode != 0:

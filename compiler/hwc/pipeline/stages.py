@@ -2,7 +2,7 @@
 
     capture ─ simplify ─ cases
        └───── quantise ─ reference     encode     lower ─ check ─ profile      (describe and pack follow in build.py)
-"""
+"""  # noqa: D208
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hwc.program import Device, Program, Slice, functions_from
 from hwc.quantise import encode, quantise
 from hwc.quantise.graph import onnx_tensors
 from hwc.quantise.scheme import Scheme
-from hwc.spec.model import Bucket, ModelSpec
+from hwc.spec.model import Bucket, ModelSpec, bucket_id
 from hwc.spec.target import Lowering
 
 
@@ -81,7 +81,7 @@ def _reference(job: Job) -> None:
     spec, scheme = _spec(job), _scheme(job)
     graphs = {
         name: lower.reference_graph(job.inputs["simplify"], job.inputs["quantise"], scheme, bucket)
-        for name, bucket in ((lower.bucket_id(bucket), bucket) for bucket in spec.buckets)
+        for name, bucket in ((bucket_id(bucket), bucket) for bucket in spec.buckets)
     }
     weights = _weights(job.inputs["capture"])
     for layer, coded in codes.load(job.inputs["quantise"] / "codes.safetensors").items():

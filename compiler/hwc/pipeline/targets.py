@@ -34,7 +34,7 @@ def resolve(target: TargetSpec, home: Path) -> ResolvedTarget:
         isa_features=required_features(resolved, home),
         architecture=architecture(resolved),
     )
-    name, reason = available(device, home)
+    name, reason = available(device)
     return ResolvedTarget(spec=resolved, device=device, device_name=name, absent_reason=reason)
 
 
@@ -64,7 +64,7 @@ def _listed(host: iree.HostCpu) -> tuple[str, ...]:
     return (host.name, *host.features)
 
 
-def available(device: Device, home: Path) -> tuple[str, str]:
+def available(device: Device) -> tuple[str, str]:
     """Return the name of a matching device on this machine and ``""``; or ``""`` and why there is none."""
     if device.driver == "none":
         return "", "hwc does not run this target"

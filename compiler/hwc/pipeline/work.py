@@ -1,4 +1,4 @@
-"""The child process of one step: ``python -m hwc.pipeline.work FOLDER`` runs the stage that the folder's request names."""
+"""The child process of one step: ``python -m hwc.pipeline.work FOLDER`` runs the stage its request names."""
 
 from __future__ import annotations
 

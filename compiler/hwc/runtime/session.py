@@ -121,7 +121,8 @@ def _load_failure(error: Exception) -> IntegrityError | MachineError:
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if "parameter" in text.lower() or "NOT_FOUND" in text:
         return IntegrityError(f"the artefact's parameters do not fit its code: {text}")
-    return MachineError(f"the runtime refuses the artefact: {text}", hint="`hwc doctor` tells what this machine can run")
+    hint = "`hwc doctor` tells what this machine can run"
+    return MachineError(f"the runtime refuses the artefact: {text}", hint=hint)
 
 
 def _staged_copy(device: Any, value: Any) -> np.ndarray:
@@ -141,7 +142,8 @@ def _staged_copy(device: Any, value: Any) -> np.ndarray:
     del semaphore
     mapped = np.array(target.map().asarray((size,), np.dtype(np.uint8)))
     count = int(np.prod(value.shape)) * np.dtype(value.dtype).itemsize
-    return mapped[:count].view(value.dtype).reshape(value.shape)
+    values: np.ndarray = mapped[:count].view(value.dtype).reshape(value.shape)
+    return values
 
 
 def choose(program: Program, sizes: Mapping[str, int]) -> Function | None:

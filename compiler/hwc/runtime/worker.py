@@ -70,7 +70,7 @@ def _run(folder: Path, program: Program, request: dict[str, Any]) -> dict[str, A
     return facts
 
 
-def _time(folder: Path, program: Program, request: dict[str, Any]) -> dict[str, Any]:
+def _time(_folder: Path, program: Program, request: dict[str, Any]) -> dict[str, Any]:
     """Time every function: warm up, then rounds over all functions in turn, so that drift hits them alike."""
     from hwc.capture.golden import load_cases
 

@@ -41,8 +41,8 @@ def _module_path(node: onnx.NodeProto) -> str:
                 scopes = [scope for scope in ast.literal_eval(entry.value) if scope]
             except (ValueError, SyntaxError):
                 return ""
-            return str(scopes[-2]) if len(scopes) > 1 else ""
-    return node.name.strip("/").rpartition("/")[0].replace("/", ".")
+            return scopes[-2] if len(scopes) > 1 else ""
+    return str(node.name).strip("/").rpartition("/")[0].replace("/", ".")
 
 
 def _unused(name: str, taken: set[str]) -> str:

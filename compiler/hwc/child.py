@@ -62,8 +62,10 @@ class Outcome:
         return f"exited with status {self.returncode}"
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the kernel was asked to tell
+        os._exit(1)
 
 
 def _tree_rss_bytes(pid: int) -> int:
@@ -108,13 +110,15 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def run(call: Call) -> Outcome:
+def run(call: Call, *, stop: threading.Event | None = None) -> Outcome:
     """Run a child process to its end or its first limit; raise MachineError if it cannot start.
 
-    The child leads its own process group, which is killed at a limit, on any exception here
-    (Ctrl-C included), and by the kernel if this process dies.
+    The child leads its own process group. All of it is killed when the child has ended, at a limit, and on any
+    exception here (Ctrl-C included); the kernel kills the child if this process dies. Once ``stop`` is set, by
+    another thread, the child is killed and KeyboardInterrupt is raised.
     """
     started = time.monotonic()
+    parent = os.getpid()
     try:
         process = subprocess.Popen(
             list(call.argv),
@@ -124,7 +128,7 @@ def run(call: Call) -> Outcome:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=lambda: _die_with_parent(parent),
         )
     except OSError as error:
         raise MachineError(
@@ -132,14 +136,16 @@ def run(call: Call) -> Outcome:
         ) from error
     try:
         fail_point("child.started")
-        return _watch(process, call, started)
+        return _watch(process, call, started, stop)
     except BaseException:
         _kill(process)
         process.wait()
         raise
 
 
-def _watch(process: subprocess.Popen[bytes], call: Call, started: float) -> Outcome:
+def _watch(
+    process: subprocess.Popen[bytes], call: Call, started: float, stop: threading.Event | None
+) -> Outcome:
     stdout, stderr = _Pump(process.stdout), _Pump(process.stderr)
     stopped_by = ""
     peak = 0
@@ -148,6 +154,8 @@ def _watch(process: subprocess.Popen[bytes], call: Call, started: float) -> Outc
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             break
+        if stop is not None and stop.is_set():
+            raise KeyboardInterrupt
         peak = max(peak, _tree_rss_bytes(process.pid))
         if not stopped_by and time.monotonic() - started > call.timeout_s:
             stopped_by = "time"
@@ -158,6 +166,7 @@ def _watch(process: subprocess.Popen[bytes], call: Call, started: float) -> Outc
         time.sleep(pause_s)
         pause_s = min(pause_s * 1.5, 0.1)
     process.returncode = os.waitstatus_to_exitcode(status)
+    _kill(process)  # what it left running in its group would hold the pipes open
     return Outcome(
         returncode=process.returncode,
         stdout=stdout.text(),

@@ -7,12 +7,16 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from hwc.errors import IntegrityError, MachineError
 from hwc.faults import fail_point
+
+
+LOCK_POLL_S = 0.1
 
 
 def confined(root: Path, name: str) -> Path:
@@ -84,20 +88,30 @@ def remove_tree(folder: Path) -> None:
 def locked(path: Path, *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold an exclusive advisory lock on a lock file; the system drops it when the process dies.
 
-    ``waiting`` is called once if another process holds the lock.
+    ``waiting`` is called again and again while another process holds the lock; it may raise to give up.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if waiting is not None:
-                waiting()
+        if waiting is None:
             fcntl.flock(handle, fcntl.LOCK_EX)
+        else:
+            _poll(handle, waiting)
         yield
     finally:
         os.close(handle)
+
+
+def _poll(handle: int, waiting: Callable[[], None]) -> None:
+    """Wait for a lock in a way that a thread other than the main one, which gets no signal, can leave."""
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            time.sleep(LOCK_POLL_S)
+        else:
+            return
 
 
 def try_lock(path: Path) -> int | None:

@@ -73,10 +73,22 @@ def _literal(port: Port) -> str:
 
 
 def summarise(lines: Sequence[str]) -> list[dict[str, Any]]:
-    """Turn the profiler's JSON lines into rows: dispatch, count, mean ns, total ns and share of the total."""
-    rows = []
-    for line in lines:
-        entry = json.loads(line)
-        if "dispatch" in str(entry.get("type", "")) and "key" in entry:
-            rows.append(entry)
-    return rows
+    """Turn the profiler's JSON lines into one row a dispatch kind, by share of the whole call's time.
+
+    Layers with equal shapes share one piece of code and so one row; ``count`` is how often it ran while profiled.
+    """
+    groups = [entry for line in lines if "dispatch" in str((entry := json.loads(line)).get("type", "")) and "key" in entry]
+    total_ns = sum(entry["total_ns"] for entry in groups) or 1
+    rows = [
+        {
+            "dispatch": entry["key"].partition("$")[2] or entry["key"],
+            "count": entry["count"],
+            "mean_us": entry["avg_ns"] / 1e3,
+            "min_us": entry["min_ns"] / 1e3,
+            "max_us": entry["max_ns"] / 1e3,
+            "std_us": entry["stddev_ns"] / 1e3,
+            "share": entry["total_ns"] / total_ns,
+        }
+        for entry in groups
+    ]
+    return sorted(rows, key=lambda row: -float(row["share"]))

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import onnx
 
 MS_DOMAIN = "com.microsoft"
+PRODUCT = ".product"
+"""Suffix of a biased linear's result before its bias is added."""
 
 
 def rewrite(model: onnx.ModelProto, linears: Sequence[Linear], kind: str, *, group_size: int, zeros: bool) -> int:
@@ -32,10 +34,21 @@ def rewrite(model: onnx.ModelProto, linears: Sequence[Linear], kind: str, *, gro
     copies = [_copy(node) for node in fresh]
     del model.graph.node[:]
     model.graph.node.extend(copies)
+    _keep_shapes(model)
     _swap_inputs(model, list(chosen.values()), kind, group_size=group_size, zeros=zeros)
     if kind == "int4" and not any(entry.domain == MS_DOMAIN for entry in model.opset_import):
         model.opset_import.add(domain=MS_DOMAIN, version=1)
     return len(by_output)
+
+
+def _keep_shapes(model: onnx.ModelProto) -> None:
+    """Give each new product the type of the sum it goes into: no shape inference knows MatMulNBits."""
+    known = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
+    made = [name for node in model.graph.node for name in node.output if name.endswith(PRODUCT)]
+    for name in made:
+        value = known.get(name.removesuffix(PRODUCT))
+        if value is not None:
+            model.graph.value_info.add(name=name).type.CopyFrom(value.type)
 
 
 def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
@@ -52,7 +65,7 @@ def _replacement(
     from onnx import helper
 
     biased = node.op_type == "Gemm" and len(node.input) > 2
-    product = f"{node.output[0]}.product" if biased else node.output[0]
+    product = node.output[0] + PRODUCT if biased else node.output[0]
     name = node.name or linear.layer
     if kind == "int4":
         inputs = [node.input[0], f"{linear.layer}.codes", f"{linear.layer}.scales"]

@@ -23,6 +23,7 @@ WEIGHTS_KEY = "hwc.weights"
 MAX_PROTO_BYTES = 2**31 - 1
 DETACH_FLOAT_ELEMENTS = 32
 DETACH_ANY_ELEMENTS = 4096
+_DAMAGED = "the checkpoint is damaged or diverged in training"
 
 
 def load(path: Path) -> onnx.ModelProto:
@@ -128,6 +129,7 @@ def detach(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     kept: list[onnx.TensorProto] = []
     for tensor in model.graph.initializer:
         if not _is_weight(tensor):
+            _check_constant(tensor)
             kept.append(tensor)
             continue
         weights[tensor.name] = numpy_helper.to_array(tensor)
@@ -151,18 +153,45 @@ def _is_weight(tensor: onnx.TensorProto) -> bool:
     return len(tensor.dims) > 0 and count >= (DETACH_FLOAT_ELEMENTS if floating else DETACH_ANY_ELEMENTS)
 
 
+def _check_constant(tensor: onnx.TensorProto) -> None:
+    """Refuse NaN in a small constant; infinity is a legitimate one, of a mask or a clip."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    value = numpy_helper.to_array(tensor)
+    if _is_float(value) and np.isnan(value.astype(np.float64)).any():
+        raise IntegrityError(f"constant {tensor.name!r} holds NaN", where=tensor.name, hint=_DAMAGED)
+
+
+def _is_float(value: np.ndarray) -> bool:
+    """Tell floats apart, bfloat16 included, which is none to NumPy."""
+    return value.dtype.kind == "f" or value.dtype.name == "bfloat16"
+
+
 def check_finite(weights: Mapping[str, np.ndarray]) -> None:
     """Raise IntegrityError naming the first weight that holds NaN or infinity."""
     import numpy as np
 
     for name, value in weights.items():
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
+        if _is_float(value) and not np.isfinite(value).all():
             bad = int(np.count_nonzero(~np.isfinite(value)))
             raise IntegrityError(
                 f"weight {name!r} holds {bad} NaN or infinite values of {value.size}",
                 where=name,
-                hint="the checkpoint is damaged or diverged in training",
+                hint=_DAMAGED,
             )
+
+
+def used_names(graph: onnx.GraphProto) -> set[str]:
+    """Return every value name that a graph's nodes or outputs read, those of inner graphs included."""
+    names = {value.name for value in graph.output}
+    for node in graph.node:
+        names.update(node.input)
+        for entry in node.attribute:
+            for inner in (entry.g, *entry.graphs):
+                if inner.node:
+                    names |= used_names(inner)
+    return names
 
 
 def weight_names(model: onnx.ModelProto) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from hwc import onnx_io
 from hwc.capture import huggingface, module
+from hwc.capture.fold import fold_weights
 from hwc.capture.source import Located
 from hwc.capture.weights import rename_invented
 from hwc.errors import StepError, UsageError
@@ -32,6 +33,7 @@ def capture(spec: ModelSpec, located: Located, out: Path) -> None:
         path = _export(spec, located, Path(work))
         model = onnx_io.load(path)
     _keep_outputs(model, spec)
+    folded = fold_weights(model)
     renamed = rename_invented(model)
     weights = onnx_io.detach(model)
     _match_inputs(model, spec)
@@ -45,6 +47,7 @@ def capture(spec: ModelSpec, located: Located, out: Path) -> None:
         "parameters": int(sum(value.size for value in weights.values())),
         "weight_bytes": int(sum(value.nbytes for value in weights.values())),
         "renamed_weights": renamed,
+        "folded_nodes": folded,
         "tokenizer": _keep_companions(spec, located, out),
     }
     (out / "capture.json").write_text(json.dumps(facts, indent=1, sort_keys=True))

@@ -67,7 +67,7 @@ def specialise(model: onnx.ModelProto, spec: ModelSpec, bucket: Bucket) -> onnx.
 
 
 def _drop_unused_weights(model: onnx.ModelProto) -> None:
-    used = {name for node in model.graph.node for name in node.input}
+    used = onnx_io.used_names(model.graph)
     names = [name for name in onnx_io.weight_names(model) if name in used]
     dropped = set(onnx_io.weight_names(model)) - set(names)
     inputs = [value for value in model.graph.input if value.name not in dropped]
@@ -85,7 +85,27 @@ def session(model: onnx.ModelProto) -> Any:
     options.log_severity_level = 3
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    try:
+        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise _refused(model, str(error)) from error
+
+
+def _refused(model: onnx.ModelProto, reason: str) -> StepError:
+    """Name the ONNX node that ONNX Runtime refuses, with its module, as far as its message tells."""
+    told = [node for node in model.graph.node if any(f"{q}{node.name}{q}" in reason for q in "\"'(") or _foreign(node)]
+    named = f"ONNX node {told[0].name or told[0].output[0]!r} ({told[0].op_type})" if told else "the graph"
+    module = told[0].name.strip("/").rpartition("/")[0].replace("/", ".") if told else ""
+    what = f"replace {told[0].op_type} in the model by ops" if told else "export the model again, with ops"
+    return StepError(
+        f"ONNX Runtime cannot load {named}: {reason.strip().splitlines()[0]}",
+        where=f"module {module or 'the graph'}",
+        hint=f"{what} that ONNX Runtime has: every artefact is checked against it",
+    )
+
+
+def _foreign(node: onnx.NodeProto) -> bool:
+    return node.domain not in ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 
 
 def seeded_inputs(spec: ModelSpec, bucket: Bucket, seed: int = 0) -> dict[str, np.ndarray]:

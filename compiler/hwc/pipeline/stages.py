@@ -154,7 +154,7 @@ def _profile(job: Job) -> None:
 
 
 CAPTURE = Stage(
-    name="capture", version=1, tools=("torch", "transformers", "optimum-onnx", "onnx"), function=_capture
+    name="capture", version=2, tools=("torch", "transformers", "optimum-onnx", "onnx"), function=_capture
 )
 SIMPLIFY = Stage(name="simplify", version=1, tools=("onnx", "onnxsim", "onnxruntime"), function=_simplify)
 CASES = Stage(name="cases", version=1, tools=("onnxruntime", "tokenizers"), function=_cases)

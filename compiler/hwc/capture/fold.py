@@ -1,0 +1,62 @@
+"""Fold what exporters leave between a weight and its use: Identity and Transpose of an initializer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hwc import onnx_io
+
+if TYPE_CHECKING:
+    import onnx
+
+ROUNDS = 8
+"""A weight behind more layers than this is left as it is."""
+
+
+def fold_weights(model: onnx.ModelProto) -> int:
+    """Replace Identity and Transpose of an initializer by the initializer it yields, in place; return how many.
+
+    An exact rewrite: elements move, none is computed. A result that is a graph output keeps its node.
+    """
+    folded = 0
+    for _ in range(ROUNDS):
+        found = _round(model)
+        if not found:
+            break
+        folded += found
+    _drop_unused(model)
+    return folded
+
+
+def _round(model: onnx.ModelProto) -> int:
+    from onnx import numpy_helper
+
+    values = {tensor.name: tensor for tensor in model.graph.initializer}
+    outputs = {value.name for value in model.graph.output}
+    nodes = list(model.graph.node)
+    kept: list[onnx.NodeProto] = []
+    for node in nodes:
+        source = values.get(node.input[0]) if node.op_type in ("Identity", "Transpose") and node.input else None
+        if source is None or node.output[0] in outputs:
+            kept.append(node)
+            continue
+        array = numpy_helper.to_array(source)
+        if node.op_type == "Transpose":
+            axes = next((list(entry.ints) for entry in node.attribute if entry.name == "perm"), None)
+            array = array.transpose(axes)
+        model.graph.initializer.append(numpy_helper.from_array(array.copy(), node.output[0]))
+    if len(kept) == len(nodes):
+        return 0
+    copies = [type(node).FromString(node.SerializeToString()) for node in kept]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+    return len(nodes) - len(copies)
+
+
+def _drop_unused(model: onnx.ModelProto) -> None:
+    used = onnx_io.used_names(model.graph)
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    if len(kept) != len(model.graph.initializer):
+        copies = [type(tensor).FromString(tensor.SerializeToString()) for tensor in kept]
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(copies)

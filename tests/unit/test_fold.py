@@ -1,0 +1,75 @@
+"""Folding moves a weight's elements and computes none."""
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+from hwc import onnx_io
+from hwc.capture.fold import fold_weights
+from hwc.quantise.linears import find
+
+
+def _transposed_linear(through_output: bool = False) -> onnx.ModelProto:
+    weight = np.random.default_rng(0).standard_normal((6, 64)).astype(np.float32)
+    nodes = [
+        helper.make_node("Identity", ["dense.weight"], ["copied"]),
+        helper.make_node("Transpose", ["copied"], ["turned"], perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "turned"], ["y"], name="/dense/MatMul"),
+    ]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 6])]
+    if through_output:
+        outputs.append(helper.make_tensor_value_info("turned", TensorProto.FLOAT, [64, 6]))
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 64])],
+        outputs,
+        [numpy_helper.from_array(weight, "dense.weight")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def _run(model: onnx.ModelProto) -> list[np.ndarray]:
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(1).standard_normal((2, 64)).astype(np.float32)
+    return session.run(None, {"x": x})
+
+
+def test_a_weight_behind_identity_and_transpose_becomes_a_linear_and_computes_the_same_bits():
+    model = _transposed_linear()
+    before = _run(model)
+    assert fold_weights(model) == 2
+    assert [node.op_type for node in model.graph.node] == ["MatMul"]
+    assert [tensor.name for tensor in model.graph.initializer] == ["turned"]
+    np.testing.assert_array_equal(_run(model)[0], before[0])
+    onnx_io.detach(model)
+    assert [(linear.k, linear.n) for linear in find(model, exclude=(), group_size=32)] == [(64, 6)]
+
+
+def test_a_transposed_weight_that_is_also_an_output_keeps_its_node():
+    model = _transposed_linear(through_output=True)
+    before = _run(model)
+    assert fold_weights(model) == 1
+    for left, right in zip(_run(model), before, strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_a_weight_read_only_inside_an_inner_graph_is_kept():
+    inner = helper.make_graph(
+        [helper.make_node("Identity", ["w"], ["inner_y"])],
+        "then",
+        [],
+        [helper.make_tensor_value_info("inner_y", TensorProto.FLOAT, [64])],
+    )
+    node = helper.make_node("If", ["flag"], ["y"], then_branch=inner, else_branch=inner)
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("flag", TensorProto.BOOL, [])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [64])],
+        [numpy_helper.from_array(np.ones(64, np.float32), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    fold_weights(model)
+    assert [tensor.name for tensor in model.graph.initializer] == ["w"]

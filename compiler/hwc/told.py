@@ -24,6 +24,9 @@ def raise_told(folder: Path) -> None:
     file = folder / FILE_NAME
     if not file.is_file():
         return
-    payload = json.loads(file.read_text())
+    try:
+        payload = json.loads(file.read_text())
+    except ValueError:  # the child was killed while it wrote: how it ended tells more
+        return
     cls = BY_NAME.get(payload["type"], InternalError)
     raise cls(payload["what"], where=payload["where"], hint=payload["hint"])

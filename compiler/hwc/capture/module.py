@@ -24,7 +24,7 @@ def load_object(file: Path, name: str) -> Any:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"the file fails to import: {type(error).__name__}: {error}", where=str(file)) from error
     if not hasattr(module, name):
         known = ", ".join(sorted(key for key in vars(module) if not key.startswith("_"))[:8])
@@ -54,7 +54,29 @@ def load_checkpoint(path: Path) -> dict[str, torch.Tensor]:
             where=str(path),
             hint="convert it to safetensors where it is trusted",
         ) from error
+    if not isinstance(loaded, dict):
+        raise IntegrityError(f"the checkpoint holds a {type(loaded).__name__}, not a state dict", where=str(path))
     return dict(loaded.get("state_dict", loaded))
+
+
+def make_module(file: Path, factory: str, checkpoint: Path | None) -> torch.nn.Module:
+    """Call a factory and load its weights; raise UsageError if it fails or the checkpoint is for another module."""
+    import torch
+
+    make = load_object(file, factory.rpartition(":")[2])
+    try:
+        module = make()
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"the factory failed: {type(error).__name__}: {error}", where=f"{file}, {factory}") from error
+    if not isinstance(module, torch.nn.Module):
+        raise UsageError(f"the factory returned {type(module).__name__}, not a torch.nn.Module", where=factory)
+    if checkpoint is not None:
+        tensors = load_checkpoint(checkpoint)
+        try:
+            module.load_state_dict(tensors)
+        except (RuntimeError, TypeError) as error:
+            raise UsageError(f"the checkpoint does not fit the module: {error}", where=str(checkpoint)) from error
+    return module.eval()
 
 
 def export(spec: ModelSpec, source: PythonSource, file: Path, checkpoint: Path | None, work: Path) -> Path:
@@ -64,12 +86,7 @@ def export(spec: ModelSpec, source: PythonSource, file: Path, checkpoint: Path |
     """
     import torch
 
-    module = load_object(file, source.factory.rpartition(":")[2])()
-    if not isinstance(module, torch.nn.Module):
-        raise UsageError(f"the factory returned {type(module).__name__}, not a torch.nn.Module", where=source.factory)
-    if checkpoint is not None:
-        module.load_state_dict(load_checkpoint(checkpoint))
-    module.eval()
+    module = make_module(file, source.factory, checkpoint)
     example, dynamic = _example(spec)
     try:
         with contextlib.redirect_stdout(sys.stderr):

@@ -27,7 +27,7 @@ def evaluate(name: str, folder: Path, outputs: Arrays, expected: Arrays) -> dict
     function = _BUILT_IN.get(name) or _load(name, folder)
     try:
         measured = {str(key): float(value) for key, value in function(outputs, expected).items()}
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise StepError(f"evaluator {name} failed: {type(error).__name__}: {error}") from error
     bad = [key for key, value in measured.items() if not math.isfinite(value)]
     if bad:

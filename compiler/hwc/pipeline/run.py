@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -17,6 +18,8 @@ from hwc.pipeline.step import Step
 from hwc.pipeline.store import Artifact, Store
 
 REQUEST = ".request.json"
+FINISHED = ".finished"
+"""Written by the step's process as its last act: an exit status of 0 alone could come from a user's code."""
 
 
 def run_steps(
@@ -52,26 +55,36 @@ class _Runner:
         self.store, self.listen, self.refresh = store, listen, refresh
         self.timeout_s, self.memory_bytes = timeout_s, memory_bytes
         self.done: dict[str, Artifact] = {}
+        self.stop = threading.Event()
 
     def parallel(self, steps: Sequence[Step], jobs: int) -> None:
-        pending = list(steps)
-        running: dict[Future[None], Step] = {}
-        failure: BaseException | None = None
         with ThreadPoolExecutor(max_workers=jobs) as pool:
-            while (pending and failure is None) or running:
-                ready = [step for step in pending if all(p.key in self.done for p in step.inputs.values())]
-                for step in ready[: jobs - len(running)] if failure is None else []:
-                    pending.remove(step)
-                    if not self._hit(step):
-                        running[pool.submit(self.one, step)] = step
-                if not running:
-                    continue
-                finished, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    running.pop(future)
-                    failure = failure or future.exception()
+            try:
+                failure = self._dispatch(pool, list(steps), jobs)
+            except BaseException:  # Ctrl-C reaches this thread alone: the others end their children when they see this
+                self.stop.set()
+                raise
         if failure is not None:
             raise failure
+
+    def _dispatch(self, pool: ThreadPoolExecutor, pending: list[Step], jobs: int) -> BaseException | None:
+        running: dict[Future[None], Step] = {}
+        failure: BaseException | None = None
+        while (pending and failure is None) or running:
+            ready = [step for step in pending if all(p.key in self.done for p in step.inputs.values())]
+            for step in ready[: jobs - len(running)] if failure is None else []:
+                pending.remove(step)
+                if not self._hit(step):
+                    running[pool.submit(self.one, step)] = step
+            if not running:
+                continue
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                running.pop(future)
+                failure = failure or future.exception()
+                if isinstance(failure, KeyboardInterrupt):
+                    self.stop.set()
+        return failure
 
     def _hit(self, step: Step) -> bool:
         if step.stage.name in self.refresh:
@@ -95,7 +108,7 @@ class _Runner:
                 step.stage.name,
                 step.key,
                 lambda folder: self._make(step, folder),
-                waiting=lambda: self.listen(Event(kind="wait", step=step.label, text="another build is making it")),
+                waiting=_Wait(self.listen, step, self.stop),
             )
         except HwcError as error:
             self.listen(Event(kind="fail", step=step.label, text=error.what, wall_s=time.monotonic() - started))
@@ -119,7 +132,8 @@ class _Runner:
                 timeout_s=self.timeout_s,
                 memory_bytes=self.memory_bytes,
                 env={"HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false"},
-            )
+            ),
+            stop=self.stop,
         )
         (folder / "step.log").write_text(outcome.stdout + outcome.stderr)
         log = str(self.store.failed_path(step.stage.name, step.key) / "step.log")
@@ -135,9 +149,29 @@ class _Runner:
             raise StepError(f"{step.label}: its process {outcome.describe()}", where=log, hint="the log tells more")
         if outcome.returncode != 0:
             raise InternalError(f"{step.label}: its process {outcome.describe()}", where=log, hint="please report this")
+        if not (folder / FINISHED).is_file():
+            raise StepError(
+                f"{step.label}: its process ended before the step was done", where=log,
+                hint="code of the model or its evaluator may have called exit(); the log tells more",
+            )
+        (folder / FINISHED).unlink()
         (folder / REQUEST).unlink()
         usage = {"wall_s": outcome.wall_s, "cpu_s": outcome.cpu_s, "peak_rss_bytes": outcome.peak_rss_bytes}
         (folder / "usage.json").write_text(json.dumps(usage))
+
+
+class _Wait:
+    """Tells once that another build makes the same output, and leaves the wait when this build is stopped."""
+
+    def __init__(self, listen: Listener, step: Step, stop: threading.Event) -> None:
+        self.listen, self.step, self.stop, self.told = listen, step, stop, False
+
+    def __call__(self) -> None:
+        if self.stop.is_set():
+            raise KeyboardInterrupt
+        if not self.told:
+            self.listen(Event(kind="wait", step=self.step.label, text="another build is making it"))
+            self.told = True
 
 
 def inputs_of(step: Step, done: Mapping[str, Artifact]) -> dict[str, Path]:

@@ -18,6 +18,7 @@ from hwc.faults import fail_point
 from hwc.files import explain_os_error, locked, remove_tree, sync_folder, try_lock, write_atomic
 
 RECORD = "artifact.json"
+SCRATCH_LOCK = "scratch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,22 +44,18 @@ class Store:
         return self.home / "store" / kind / key.removeprefix("sha256:")
 
     def lookup(self, kind: str, key: str) -> Artifact | None:
-        """Return a whole, undamaged output, or None; a damaged one is removed so that it is made again."""
+        """Return a whole output, or None if there is none or a file of it is missing or of another size.
+
+        Only reads: without the lock that ``produce`` holds, what looks damaged may just be appearing.
+        """
         place = self._place(kind, key)
         try:
             record = json.loads((place / RECORD).read_text())
-            sizes = {row["name"]: row["bytes"] for row in record["files"]}
-            for name, size in sizes.items():
-                if (place / name).stat().st_size != size:
-                    raise ValueError(name)
-        except FileNotFoundError:
-            if place.exists():
-                self._discard(place)
-            return None
+            found = _artifact(kind, key, record, place)
+            whole = all((place / row["name"]).stat().st_size == row["bytes"] for row in record["files"])
         except (OSError, ValueError, KeyError, TypeError):
-            self._discard(place)
             return None
-        return _artifact(kind, key, record, place)
+        return found if whole else None
 
     def _discard(self, place: Path) -> None:
         try:
@@ -73,7 +70,7 @@ class Store:
     def produce(
         self, kind: str, key: str, make: Callable[[Path], None], *, waiting: Callable[[], None] | None = None
     ) -> tuple[Artifact, bool]:
-        """Return the output of a key, made by ``make(folder)`` if it is not there; and whether it was made now.
+        """Return the output of a key, made by ``make(folder)`` if it is not whole there; and whether it was made now.
 
         Two builds that want the same output do the work once: the second waits on a lock. ``make`` writes into an
         empty folder of its own, which becomes visible in one rename after it returned; a failure leaves its folder
@@ -121,7 +118,7 @@ class Store:
 
     def scratch(self, purpose: str) -> Scratch:
         """Return a context manager that yields an empty folder, removed at its end."""
-        return Scratch(self.home / "tmp", purpose)
+        return Scratch(self.home, purpose)
 
     def failed_path(self, kind: str, key: str) -> Path:
         """Return where a failed step's folder is kept."""
@@ -170,31 +167,35 @@ class Store:
     def repair(self) -> int:
         """Remove scratch folders whose process is gone; return the bytes freed."""
         freed = 0
-        for lock in sorted((self.home / "tmp").glob("*.lock")):
-            handle = try_lock(lock)
-            if handle is None:
-                continue
-            folder = lock.with_suffix("")
-            freed += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-            remove_tree(folder)
-            lock.unlink(missing_ok=True)
-            os.close(handle)
+        with locked(self.home / "locks" / SCRATCH_LOCK):
+            places = {path.with_suffix("") if path.suffix == ".lock" else path for path in (self.home / "tmp").glob("*")}
+            for folder in sorted(places):
+                lock = folder.with_name(folder.name + ".lock")
+                handle = try_lock(lock)
+                if handle is None:
+                    continue
+                freed += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+                remove_tree(folder)
+                lock.unlink(missing_ok=True)
+                os.close(handle)
         return freed
 
 
 class Scratch:
     """An empty folder with a lock beside it that tells whether its process lives."""
 
-    def __init__(self, parent: Path, purpose: str) -> None:
-        self._parent = parent
+    def __init__(self, home: Path, purpose: str) -> None:
+        self._home = home
         self._purpose = purpose
         self._handle: int | None = None
         self._folder: Path | None = None
 
     def __enter__(self) -> Path:
-        self._parent.mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(dir=self._parent, prefix=f"{self._purpose}."))
-        self._handle = try_lock(self._folder.with_name(self._folder.name + ".lock"))
+        parent = self._home / "tmp"
+        parent.mkdir(parents=True, exist_ok=True)
+        with locked(self._home / "locks" / SCRATCH_LOCK):  # a repair must not see the folder before its lock
+            self._folder = Path(tempfile.mkdtemp(dir=parent, prefix=f"{self._purpose}."))
+            self._handle = try_lock(self._folder.with_name(self._folder.name + ".lock"))
         return self._folder
 
     def __exit__(self, *_: object) -> None:

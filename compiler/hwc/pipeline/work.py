@@ -32,6 +32,7 @@ def main(folder: Path) -> int:
         failure = explain_os_error(error, f"{request['stage']} cannot go on")
         told.tell(folder, failure)
         return failure.exit_code
+    (folder / ".finished").touch()
     return 0
 
 

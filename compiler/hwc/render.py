@@ -47,7 +47,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         drawn.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         drawn.add_row(*row)
-    width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "190"))
+    width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "140"))
     Console(width=width, highlight=False, markup=False, emoji=False).print(drawn)
 
 
@@ -98,46 +98,51 @@ class Progress:
             note(line)
 
 
-BUILD_COLUMNS = (
-    "variant", "size MiB", "bits/param", "quality", "shape", "p50 ms", "p99 ms", "items/s", "$/M items", "tiers l/q/c",
-    "status", "content",
-)
+VARIANT_COLUMNS = ("variant", "status", "size MiB", "bits/param", "quality", "latency", "quality ", "cost", "content")
+LATENCY_COLUMNS = ("variant", "shape", "p50 ms", "p99 ms", "mean ± 95 %", "items/s", "$/M items (low–high)")
 
 
-def build_rows(serving: Sequence[Mapping[str, Any]], bits_per_parameter: Sequence[float]) -> list[list[str]]:
-    """Return one row a variant and shape, from its serving metadata alone."""
-    rows: list[list[str]] = []
-    for document, bits in zip(serving, bits_per_parameter, strict=True):
-        identity, tier = document["identity"], document["provenance"]["tier"]
-        head = [
-            identity["variant_id"],
-            f"{document['resources']['weights_bytes'] / 2**20:.1f}",
-            f"{bits:.2f}",
-            _quality(document.get("quality", [])),
-        ]
-        tiers = "/".join(tier.get(group, "–") for group in ("latency", "quality", "cost"))
-        tail = [tiers, document["status"], identity["content_sha256"].removeprefix("sha256:")[:12]]
-        cells = document.get("profile", {}).get("request", [])
-        if not cells:
-            rows.append([*head, "–", "–", "–", "–", "–", *tail])
-        for index, cell in enumerate(cells):
-            blank = index > 0  # one variant, several shapes: what holds for all is said once
-            rows.append([*([""] * 4 if blank else head), *_cell(document, cell), *([""] * 3 if blank else tail)])
-    return rows
+def bundle(title: str, serving: Sequence[Mapping[str, Any]], bits_per_parameter: Sequence[float]) -> None:
+    """Draw a bundle as two tables, what its variants are and how fast they are, from serving metadata alone.
+
+    The columns latency, quality and cost of the first tell each group's tier: its worst method.
+    """
+    table(title, VARIANT_COLUMNS, [_variant(row, bits) for row, bits in zip(serving, bits_per_parameter, strict=True)])
+    rows = [cell for document in serving for cell in _cells(document)]
+    if rows:
+        table("", LATENCY_COLUMNS, rows)
 
 
-def _cell(document: Mapping[str, Any], cell: Mapping[str, Any]) -> list[str]:
-    told = cell["latency_ms"]
-    flag = "" if cell["valid"] else " ?"
-    costs = {row["bucket"]: row["usd"] for row in document.get("cost", {}).get("usd_per_million_items", [])}
-    usd = costs.get(cell["bucket"])
+def _variant(document: Mapping[str, Any], bits: float) -> list[str]:
+    identity, tier = document["identity"], document["provenance"]["tier"]
     return [
-        cell["bucket"],
-        f"{told['p50']:.2f} ±{(told['ci95'][1] - told['ci95'][0]) / 2:.2f}{flag}",
-        f"{told['p99']:.2f}" if "p99" in told else f"– (n={told['n']})",
-        f"{cell['items_s']:.1f}",
-        f"{usd['base']:.2f} ({usd['low']:.2f}–{usd['high']:.2f})" if usd else "–",
+        identity["variant_id"],
+        document["status"],
+        f"{document['resources']['weights_bytes'] / 2**20:.2f}",
+        f"{bits:.2f}",
+        _quality(document.get("quality", [])),
+        *(tier.get(group, "–") for group in ("latency", "quality", "cost")),
+        identity["content_sha256"].removeprefix("sha256:")[:12],
     ]
+
+
+def _cells(document: Mapping[str, Any]) -> list[list[str]]:
+    costs = {row["bucket"]: row["usd"] for row in document.get("cost", {}).get("usd_per_million_items", [])}
+    rows = []
+    for cell in document.get("profile", {}).get("request", []):
+        told, usd = cell["latency_ms"], costs.get(cell["bucket"])
+        rows.append(
+            [
+                document["identity"]["variant_id"],
+                cell["bucket"],
+                f"{told['p50']:.3g}{'' if cell['valid'] else ' ?'}",
+                f"{told['p99']:.3g}" if "p99" in told else f"– (n={told['n']})",
+                f"{told['mean']:.3g} ± {(told['ci95'][1] - told['ci95'][0]) / 2:.2g}",
+                f"{cell['items_s']:.1f}",
+                f"{usd['base']:.2g} ({usd['low']:.2g}–{usd['high']:.2g})" if usd else "–",
+            ]
+        )
+    return rows
 
 
 def _quality(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -50,10 +50,8 @@ def default_jobs() -> int:
 
 def show(built: Built) -> None:
     """Draw a build's table and say what was done."""
-    render.table(
-        f"{built.tag}  {built.digest[:19]}  in oci:{built.store}",
-        render.BUILD_COLUMNS,
-        render.build_rows(built.serving, built.bits_per_parameter),
+    render.bundle(
+        f"{built.tag}  {built.digest[:19]}  in oci:{built.store}", built.serving, built.bits_per_parameter
     )
     for document, reason in zip(built.serving, built.reasons, strict=True):
         if document["status"] == "unverified":

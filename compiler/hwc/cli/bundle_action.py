@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hwc import render
 from hwc.bundle import export_dir as exporting
 from hwc.bundle import remove as removing
-from hwc.bundle.open import Bundle, open_bundle, require_verified
+from hwc.bundle.open import Bundle, Variant, open_bundle, require_verified
 from hwc.bundle.reference import Reference, parse
 from hwc.errors import UsageError
 from hwc.oci_layout import Layout
@@ -42,16 +42,37 @@ def inspect(text: str, *, format: str) -> None:
         render.as_json({"tag": bundle.tag, "digest": bundle.digest, "serving": serving, "facts": facts})
         return
     bits = [float(variant.facts["audit"]["bits_per_parameter"]) for variant in bundle.variants]
-    render.table(
-        f"{bundle.tag}  {bundle.digest[:19]}  created {bundle.created_utc}", render.BUILD_COLUMNS,
-        render.build_rows(serving, bits),
-    )
+    render.bundle(f"{bundle.tag}  {bundle.digest[:19]}  created {bundle.created_utc}", serving, bits)
     for variant in bundle.variants:
-        audit = variant.facts["audit"]
-        covered = f"{audit['layers_quantised']} of {audit['layers']} linears"
-        share = f"{audit['parameters_quantised_share']:.0%} of the parameters"
-        files = ", ".join(f"{role} {render.size(blob.length)}" for role, blob in sorted(variant.files.items()))
-        render.result(f"{variant.name}: {covered}, {share}; {files}")
+        render.result("\n  ".join(_details(variant)))
+
+
+def _details(variant: Variant) -> list[str]:
+    """Return a variant's name and what its tables leave out: coverage, files, memory, where the time goes."""
+    audit = variant.facts["audit"]
+    weights = sum(blob.length for role, blob in variant.files.items() if role.startswith("weights/"))
+    code = variant.files["code/module.vmfb"].length
+    lines = [
+        variant.name,
+        f"covers {audit['layers_quantised']} of {audit['layers']} linears, "
+        f"{audit['parameters_quantised_share']:.0%} of {audit['parameters']:,} parameters; method: {audit['method']}",
+        f"code {render.size(code)}, weights {render.size(weights)}, {len(variant.files)} files in all",
+    ]
+    chosen = exporting.chosen_measurement(variant)
+    profile = chosen.documents.get("profile.json") if chosen is not None else None
+    if profile:
+        told = profile["memory"]
+        grown = told["private_after_load_bytes"] - told["private_before_load_bytes"]
+        working = told["private_after_run_bytes"] - told["private_after_load_bytes"]
+        resident = told["rss_after_run_bytes"] - told["rss_before_load_bytes"]
+        lines.append(
+            f"loading takes {profile['load_s'] * 1e3:.1f} ms and {render.size(grown)} beside the mapped weights, "
+            f"running {render.size(working)} more; resident growth in all {render.size(resident)}"
+        )
+        for name, rows in (profile["dispatches"].get("functions") or {}).items():
+            top = ", ".join(f"{row['dispatch']} {row['share']:.0%}" for row in rows[:3])
+            lines.append(f"{name} spends its time in {top}")
+    return lines
 
 
 def run(text: str, *, texts: list[str], input_file: Path | None, output_file: Path | None, format: str) -> None:
@@ -82,7 +103,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         stored = np.load(path, allow_pickle=False)
         if not isinstance(stored, np.lib.npyio.NpzFile):
-            raise ValueError("it holds one unnamed array; save it with np.savez(file, NAME=array)")
+            raise UsageError("not an .npz: one unnamed array", where=str(path), hint="np.savez(file, NAME=array)")
         with stored:
             return {name: stored[name] for name in stored.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:

@@ -1,4 +1,4 @@
-"""What tests share: an isolated home, the real command line as a subprocess, and one built model for a whole session."""
+"""What tests share: an isolated home, the real command line as a subprocess, one built model for a session."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "property"))  # strategies.py, which unit tests use too
 HWC = Path(sys.executable).with_name("hwc")
 RUN_TIMEOUT_S = 900
 
@@ -167,7 +168,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say loudly what was not tested."""
     if _SKIPPED_VULKAN:
-        terminalreporter.write_line(f"NOT TESTED on Vulkan: {len(_SKIPPED_VULKAN)} tests; {VULKAN_ABSENT}", red=True, bold=True)
+        said = f"NOT TESTED on Vulkan: {len(_SKIPPED_VULKAN)} tests; {VULKAN_ABSENT}"
+        terminalreporter.write_line(said, red=True, bold=True)
 
 
 @pytest.fixture

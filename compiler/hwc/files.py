@@ -15,7 +15,6 @@ from pathlib import Path, PurePosixPath
 from hwc.errors import IntegrityError, MachineError
 from hwc.faults import fail_point
 
-
 LOCK_POLL_S = 0.1
 
 

@@ -21,7 +21,9 @@ FOREVER_S = 300.0
 """A bound that is met only when something hangs."""
 
 
-def call(folder: Path, code: str, *, timeout_s: float = FOREVER_S, memory_bytes: int = PLENTY, **env: str) -> child.Call:
+def call(
+    folder: Path, code: str, *, timeout_s: float = FOREVER_S, memory_bytes: int = PLENTY, **env: str
+) -> child.Call:
     return child.Call(
         argv=(sys.executable, "-c", code), cwd=folder, timeout_s=timeout_s, memory_bytes=memory_bytes, env=env
     )
@@ -80,7 +82,10 @@ def test_a_crash_is_told_by_its_signal(tmp_path: Path) -> None:
 
 
 def test_output_is_kept_in_part_however_much_there_is(tmp_path: Path) -> None:
-    code = "import sys\nsys.stdout.write('first')\nfor _ in range(40): sys.stdout.write('x' * (1 << 20))\nsys.stdout.write('last')"
+    code = (
+        "import sys\nsys.stdout.write('first')\nfor _ in range(40): sys.stdout.write('x' * (1 << 20))\n"
+        "sys.stdout.write('last')"
+    )
     outcome = child.run(call(tmp_path, code))
     assert outcome.returncode == 0
     assert len(outcome.stdout) <= child.OUTPUT_CAP_BYTES + 100
@@ -139,7 +144,8 @@ def test_children_and_their_children_die_with_a_killed_parent(tmp_path: Path) ->
     innermost = "import os, pathlib, time; pathlib.Path('inner').write_text(str(os.getpid())); time.sleep(600)"
     nest = (
         "import sys; from pathlib import Path; from hwc import child\n"
-        "child.run(child.Call(argv=(sys.executable, '-c', {code!r}), cwd=Path('.'), timeout_s=600, memory_bytes=1 << 34))"
+        "child.run(child.Call(argv=(sys.executable, '-c', {code!r}), cwd=Path('.'), timeout_s=600, "
+        "memory_bytes=1 << 34))"
     )
     middle = "import os, pathlib; pathlib.Path('middle').write_text(str(os.getpid()))\n" + nest.format(code=innermost)
     parent = subprocess.Popen([sys.executable, "-c", nest.format(code=middle)], cwd=tmp_path)

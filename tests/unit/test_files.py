@@ -47,7 +47,10 @@ def test_an_atomic_write_replaces_the_file_and_leaves_nothing_else(tmp_path: Pat
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir() if path.is_file()] == [("f", b"new")]
 
 
-WRITE = "import sys; from pathlib import Path; from hwc.files import write_atomic; write_atomic(Path(sys.argv[1]), b'new')"
+WRITE = (
+    "import sys; from pathlib import Path; from hwc.files import write_atomic\n"
+    "write_atomic(Path(sys.argv[1]), b'new')"
+)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +75,10 @@ def test_a_write_stopped_anywhere_leaves_the_old_bytes_or_the_new(
 
 @pytest.mark.parametrize(
     ("code", "advice"),
-    [(errno.ENOSPC, "free disk space"), (errno.EROFS, "read-only"), (errno.EACCES, "permissions"), (errno.EDQUOT, "quota")],
+    [
+        (errno.ENOSPC, "free disk space"), (errno.EROFS, "read-only"), (errno.EACCES, "permissions"),
+        (errno.EDQUOT, "quota"),
+    ],
 )
 def test_an_error_of_the_system_says_what_to_do(code: int, advice: str) -> None:
     told = explain_os_error(OSError(code, os.strerror(code), "/some/file"), "cannot write")

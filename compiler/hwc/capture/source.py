@@ -116,7 +116,12 @@ def external_names(path: Path) -> list[str]:
     names: set[str] = set()
     at = payload.find(b"\x0a\x08location\x12")
     while at >= 0:
-        length = payload[at + 11] if at + 11 < len(payload) else 0
-        names.add(payload[at + 12 : at + 12 + length].decode(errors="replace"))
+        start, length, shift = at + 11, 0, 0
+        while start < len(payload):  # a varint: seven bits a byte, lowest first, the top bit set on all but the last
+            length |= (payload[start] & 0x7F) << shift
+            start, shift = start + 1, shift + 7
+            if payload[start - 1] < 0x80 or shift > 28:
+                break
+        names.add(payload[start : start + length].decode(errors="replace"))
         at = payload.find(b"\x0a\x08location\x12", at + 1)
     return sorted(name for name in names if name and ".." not in Path(name).parts)

@@ -44,7 +44,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
     drawn = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for index, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        numbers = any(row[index][:1].isdigit() for row in rows)
+        drawn.add_column(column, justify="right" if numbers and index else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*row)
     width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "140"))

@@ -16,6 +16,7 @@ from hwc.bundle.serving_records import (
     Model,
     PeakCell,
     Provenance,
+    Qos,
     Quality,
     Resources,
     Target,
@@ -26,6 +27,8 @@ from hwc.predict import cost
 from hwc.spec.prices import PriceTable
 from hwc.spec.target import TargetSpec
 
+QOS_P99_MS = {"interactive": 150.0, "standard": 2000.0}
+"""Classes of service by their bound on the p99: an agentic user interface, and everything else that waits."""
 P99_SAMPLES = 100
 """Fewer samples than this cannot tell a p99 apart from the maximum, so none is told."""
 
@@ -82,6 +85,7 @@ def describe(found: Findings, prices: PriceTable) -> Serving:
         ),
         profile=latency,
         cost=priced,
+        qos=_qos(latency),
         quality=quality,
         equivalence=Equivalence(golden_sha256=found.golden_sha256),
         provenance=Provenance(
@@ -193,6 +197,16 @@ def _resources(found: Findings, latency: Profile) -> Resources:
     return Resources(weights_bytes=found.audit["weights_bytes"], peak=peaks, load_s=load_s, method="measured")
 
 
+def _qos(latency: Profile) -> tuple[Qos, ...]:
+    """Say of every trusted cell that tells a p99 whether it alone, unqueued, is inside each class of service."""
+    return tuple(
+        Qos(id=name, percentile=99, latency_ms=bound_ms, bucket=cell.bucket, passes=cell.latency_ms.p99 <= bound_ms)
+        for cell in latency.request
+        for name, bound_ms in QOS_P99_MS.items()
+        if cell.valid and cell.latency_ms.p99 is not None
+    )
+
+
 def _volume(dims: Mapping[str, int]) -> int:
     product = 1
     for size in dims.values():
@@ -201,7 +215,7 @@ def _volume(dims: Mapping[str, int]) -> int:
 
 
 def _cost(target: TargetSpec, latency: Profile, prices: PriceTable) -> Cost | None:
-    """Price an hour of the device, and a million items of every trusted cell; None where no price is known."""
+    """Price an hour of the device and a million items of every cell, whose ``valid`` tells how far to trust it."""
     entry = prices.entries.get(target.price)
     if entry is None:
         return None

@@ -12,11 +12,12 @@ HOST_FLAGS = (
 """Flags that make the compiler look at the machine it runs on: for probing only, never for an artefact."""
 
 
-def compiler_flags(lowering: Lowering) -> tuple[str, ...]:
+def compiler_flags(lowering: Lowering, *, quantised: bool = False) -> tuple[str, ...]:
     """Return iree-compile's flags for a resolved descriptor (``cpu`` is a name, never ``host``)."""
+    level = lowering.opt_level if quantised else lowering.float_opt_level or lowering.opt_level
     flags = [
         *_device_flags(lowering),
-        f"--iree-opt-level={lowering.opt_level}",
+        f"--iree-opt-level={level}",
         "--mlir-print-op-on-diagnostic=false",
         *lowering.flags,
     ]

@@ -58,7 +58,7 @@ def lower(
             work / f"{name}.onnx", inputs=len(model.graph.input) - weights, work=work, limits=limits
         )
         texts[name], matched[name] = _rewritten(text, scheme, encoding, quantised)
-    flags = compiler_flags(lowering)
+    flags = compiler_flags(lowering, quantised=scheme.kind != "float")
     try:
         artefact, outcome = iree.compile_module(merge_buckets(texts), flags, work=work, limits=limits)
     except iree.CompileFailed as failure:

@@ -22,6 +22,7 @@ def _compiled(text: str) -> str:
 
 
 Pattern = Annotated[str, AfterValidator(_compiled)]
+OptLevel = Literal["O0", "O1", "O2", "O3"]
 SourceKind = Literal["datasheet", "measured", "estimated", "assumed"]
 
 
@@ -29,7 +30,9 @@ class Lowering(Record):
     """How IREE is told to make code for the device."""
 
     backend: Literal["llvm-cpu", "vulkan-spirv", "cuda", "rocm", "vmvx"]
-    opt_level: Literal["O0", "O1", "O2", "O3"] = "O3"
+    opt_level: OptLevel = "O3"
+    float_opt_level: OptLevel | None = None
+    """Level for a variant whose weights all stay in float, where another one is faster."""
     cpu: str = ""
     """LLVM CPU name; ``host`` is resolved to a name and features when the build is planned."""
     cpu_features: tuple[Annotated[str, Field(pattern=r"^[+-][A-Za-z0-9._-]+$")], ...] = ()

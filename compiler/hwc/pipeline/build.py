@@ -142,12 +142,11 @@ class _Outcome:
             name: done[step.key].path
             for name, step in {
                 "capture": variant.capture, "simplify": variant.simplify, "cases": variant.cases,
+                "reference": variant.reference,
                 "encode": variant.encode, "lower": variant.lower, "check": variant.check, "profile": variant.profile,
             }.items()
             if step is not None and step.key in done
         }
-        if variant.check is not None and "reference" in variant.check.inputs:
-            self.path["reference"] = done[variant.check.inputs["reference"].key].path
         self.sha256 = {
             artifact.path / name: sha256 for artifact in done.values() for name, sha256 in artifact.sha256.items()
         }
@@ -173,11 +172,10 @@ class _Outcome:
             "weights/float.irpa": self.path["encode"] / "float.irpa",
             "weights/linears.irpa": self.path["encode"] / "linears.irpa",
         }
-        if "cases" in self.path:
-            for name in ("cases.npz", "cases.json", "expected.npz"):
-                found[f"golden/{name}"] = self.path["cases"] / name
-            if "reference" in self.path:
-                found["golden/reference.npz"] = self.path["reference"] / "expected.npz"
+        for name in ("cases.npz", "cases.json", "expected.npz"):
+            found[f"golden/{name}"] = self.path["cases"] / name
+        if "reference" in self.path:
+            found["golden/reference.npz"] = self.path["reference"] / "expected.npz"
         for kind in ("tokenizer", "licences"):
             folder = self.path["capture"] / kind
             for file in sorted(folder.iterdir()) if folder.is_dir() else []:

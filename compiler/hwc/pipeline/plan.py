@@ -53,6 +53,8 @@ class VariantPlan:
     capture: Step
     simplify: Step
     cases: Step
+    """Golden cases are made even where nothing can run: they travel with the bundle to a machine that can."""
+    reference: Step | None
     quantise: Step
     encode: Step
     lower: Step
@@ -84,7 +86,8 @@ class Plan:
             ordered[step.key] = step
 
         for variant in self.variants:
-            for step in (variant.lower, variant.encode, variant.check, variant.profile):
+            made = (variant.lower, variant.encode, variant.cases, variant.reference, variant.check, variant.profile)
+            for step in made:
                 if step is not None:
                     visit(step)
         return list(ordered.values())
@@ -208,14 +211,15 @@ def _variant(front: _Front, target: ResolvedTarget, scheme: Scheme) -> VariantPl
         front.local,
     )
     parts = {"encode": encode, "lower": lower, "cases": cases}
+    reference = _reference(front, scheme, shapes, simplify, quantise, cases)
     check, profile = None, None
     if target.device_name:
-        reference = _reference(front, scheme, shapes, simplify, quantise, cases)
         check = _check(front, target, name, shapes, {**parts, **reference})
         if front.setting.profile:
             profile = _profile(front, target, name, {**parts, "check": check})
     return VariantPlan(
         target=target, scheme=scheme, buckets=buckets, capture=capture, simplify=simplify, cases=cases,
+        reference=reference.get("reference"),
         quantise=quantise, encode=encode, lower=lower, check=check, profile=profile,
     )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwc import child
-from hwc.errors import MachineError, StepError
+from hwc.errors import MachineError, StepError, UsageError
 
 INPUT_NAME = "module.mlir"
 """The compiler writes its input's name into the artefact: one fixed relative name keeps builds bit-identical."""
@@ -76,16 +76,21 @@ def compile_module(mlir: str, flags: tuple[str, ...], *, work: Path, limits: Lim
         child.Call(argv=argv, cwd=work, timeout_s=limits.timeout_s, memory_bytes=limits.memory_bytes)
     )
     (work / "iree-compile.log").write_text(outcome.stderr)
-    unknown = re.search(r"'([^']+)' is not a recognized (feature|processor)", outcome.stderr)
-    if unknown:
-        raise StepError(
-            f"LLVM does not know the {unknown[2]} {unknown[1]!r} of this target",
-            where="lowering.cpu, lowering.cpu_features",
-            hint="the compiler only warns of this and goes on; check the name against `llc -mattr=help`",
-        )
+    _refuse_unknown_names(outcome.stderr)
     if outcome.returncode != 0 or not (work / "module.vmfb").is_file():
         raise CompileFailed(outcome, mlir)
     return work / "module.vmfb", outcome
+
+
+def _refuse_unknown_names(stderr: str) -> None:
+    """Raise UsageError if LLVM did not know a CPU or feature: it only warns, and makes code for something else."""
+    found = re.search(r"'([^']+)' is not a recognized (feature|processor)", stderr)
+    if found:
+        raise UsageError(
+            f"LLVM does not know the {found[2]} {found[1]!r} of this target",
+            where="[lowering] cpu, cpu_features",
+            hint="`llc -mcpu=help` lists the names; `cpu = \"host\"` detects them",
+        )
 
 
 class CompileFailed(StepError):
@@ -137,6 +142,7 @@ def probe_cpu(flags: tuple[str, ...], work: Path) -> HostCpu:
     )
     argv = (str(compiler_path()), "probe.mlir", "-o", "-", "--compile-to=executable-sources", *flags)
     outcome = child.run(child.Call(argv=argv, cwd=work, timeout_s=60, memory_bytes=4 << 30))
+    _refuse_unknown_names(outcome.stderr)
     name = re.search(r'\bcpu = "([^"]*)"', outcome.stdout)
     features = re.search(r'\bcpu_features = "([^"]*)"', outcome.stdout)
     if outcome.returncode != 0 or features is None:

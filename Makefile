@@ -34,7 +34,7 @@ golden: setup  ## write the golden files anew, after looking at why they changed
 	HWC_GOLDEN=write $(BIN)/python -m pytest tests/golden
 
 bench: setup  ## measure against the bare tools and ONNX Runtime, on a quiet machine; writes docs/reference/bench.md
-	$(BIN)/python tools/bench.py
+	$(BIN)/python tests/bench/bench.py
 
 docs: setup  ## write docs/reference anew from the code
 	$(BIN)/python tools/gen_reference.py

@@ -1,0 +1,114 @@
+"""The bench's figures as a page for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def page(facts: Row) -> str:
+    """Return docs/reference/bench.md."""
+    machine = facts["machine"]
+    quiet = "" if facts["quiet"] else "\n**The machine was busy: do not quote these figures.**\n"
+    return "\n".join(
+        [
+            "# Bench",
+            "",
+            "<!-- Written by tests/bench/bench.py (`make bench`); measure again, do not edit. -->",
+            "",
+            f"{machine['cpu_model']}, {facts['measured_utc']}, load {facts['load_1min_before']:.2f} before the run. "
+            "Every ratio compares two things measured\nin the same run; brackets hold the least and the greatest. "
+            "The raw figures are in [bench.json](bench.json).",
+            quiet,
+            _command_line(facts["help"], facts["rebuild"]),
+            _cold(facts["cold_build"]),
+            _latency(facts["latency"]),
+        ]
+    )
+
+
+def _told(row: Row, digits: int = 2, scale: float = 1.0) -> str:
+    middle, low, high = (row[key] / scale for key in ("median", "min", "max"))
+    return f"{middle:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _command_line(helped: Row, rebuilt: Row) -> str:
+    cpu = helped["cpu_s"]
+    did = "did nothing and said so" if rebuilt["did_nothing"] else "ran steps, which is a defect"
+    return f"""## Command line
+
+| What | CPU seconds, median [min, max] | n | Aim |
+|---|---:|---:|---:|
+| `hwc --help` | {_told(cpu['hwc'], 3)} | {cpu['hwc']['n']} | ≤ {helped['target_cpu_s']} |
+| `python -c pass` | {_told(cpu['python'], 3)} | {cpu['python']['n']} | |
+| unchanged `hwc build minilm`, children included | {_told(rebuilt['cpu_s'], 3)} | {rebuilt['cpu_s']['n']} | \
+≤ {rebuilt['target_cpu_s']} |
+
+`hwc --help` takes {helped['ratio']:.1f}× an empty Python. The unchanged build {did}; in a network namespace without an
+interface it {rebuilt['without_a_network']}.
+"""
+
+
+def _cold(cold: Row) -> str:
+    ratios = "\n".join(
+        f"| {name} | {_told(row)} | {'≤ ' + str(cold['target_ratio']) if index in (0, 4) else ''} |"
+        for index, (name, row) in enumerate(cold["ratios"].items())
+    )
+    stages, tools = _costs(cold["stages"]), _costs(cold["bare"])
+    return f"""## Cold build of MiniLM, fp32, this CPU, three shapes
+
+hwc, in a new HWC_HOME, one step at a time; beside the bare tools by hand with the same opset, static shapes and
+compiler flags. hwc's side of a ratio is the sum of {', '.join(cold['stands_for'])}: the starts of their
+processes, digests and the comparison of graphs before and after simplification included. `make static` is needed by
+hand, but counted for nobody.
+
+| Ratio | Median [min, max] | Aim |
+|---|---:|---:|
+{ratios}
+
+The whole build, checks and profile included: {_told(cold['total_wall_s'], 1)} s wall.
+
+| Stage of hwc | Wall s | CPU s | Peak RSS MiB |
+|---|---:|---:|---:|
+{stages}
+
+| Bare tool | Wall s | CPU s | Peak RSS MiB |
+|---|---:|---:|---:|
+{tools}
+"""
+
+
+def _costs(rows: Row) -> str:
+    return "\n".join(
+        f"| {name} | {_told(row['wall_s'], 1)} | {_told(row['cpu_s'], 1)} "
+        f"| {_told(row['peak_rss_bytes'], 0, 2**20)} |"
+        for name, row in rows.items()
+    )
+
+
+def _latency(told: Row) -> str:
+    base = told["latency_ms"]["ORT f32"]
+    rows = []
+    for name, row in sorted(told["latency_ms"].items(), key=lambda item: item[1]["median"]):
+        quality = told["quality"][name]
+        exact = f"{quality['max_abs']:.1e}" if "max_abs" in quality else ""
+        rows.append(
+            f"| {name} | {row['median']:.2f} | {row['min']:.2f} | {row['p10']:.2f}–{row['p90']:.2f} "
+            f"| {row['median'] / base['median']:.2f} | {row['min'] / base['min']:.2f} "
+            f"| {quality['cosine']:.5f} | {exact} |"
+        )
+    table = "\n".join(rows)
+    return f"""## MiniLM 1×128, one thread
+
+One process pinned to core {told['core']}; every runner once a round, in an order shuffled anew each round,
+{told['rounds']} rounds after {told['warmup']} warm-up calls; from host arrays to host arrays. ONNX Runtime
+{told['onnxruntime']}, one thread. ORT's int4 and fp8 runners hold the very codes that hwc's hold.
+Cosine: mean over {told['texts']} held-out texts, to ORT f32.
+Max abs: hwc's output against ONNX Runtime on the same codes (f32 arithmetic). fp8 in ONNX Runtime is there as an oracle
+of values: it has no fp8 kernels for CPUs.
+
+| Runner | Median ms | Min ms | p10–p90 | Median × ORT f32 | Min × ORT f32 | Cosine | Max abs |
+|---|---:|---:|---:|---:|---:|---:|---:|
+{table}
+"""

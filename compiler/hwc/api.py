@@ -31,6 +31,7 @@ class Model:
         self._session = Session(self._program)
         facts = variant.facts["model"]
         self._batch_dim: str = facts["batch_dim"]
+        self._output_dims = variant.facts["capture"].get("output_dims", {})
         self._rules = {
             name: InputRule(dtype=row["dtype"], shape=tuple(row["shape"]), pad=row["pad"])
             for name, row in facts["inputs"].items()
@@ -43,7 +44,7 @@ class Model:
         Raises UsageError for inputs the model does not take.
         """
         feeds = items if isinstance(items, Mapping) else self.tokenise(items)
-        return run(self._session, self._program.functions, self._rules, self._batch_dim, feeds)
+        return run(self._session, self._program.functions, self._rules, self._batch_dim, feeds, self._output_dims)
 
     def tokenise(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """Return the model's inputs [batch, longest] for some texts."""

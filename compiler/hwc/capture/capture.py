@@ -37,6 +37,7 @@ def capture(spec: ModelSpec, located: Located, out: Path) -> None:
     renamed = rename_invented(model)
     weights = onnx_io.detach(model)
     _match_inputs(model, spec)
+    output_dims = _output_dims(model, spec)
     onnx_io.save(model, out / "graph.onnx")
     save_weights(weights, out / "weights.safetensors")
     facts = {
@@ -48,6 +49,7 @@ def capture(spec: ModelSpec, located: Located, out: Path) -> None:
         "weight_bytes": int(sum(value.nbytes for value in weights.values())),
         "renamed_weights": renamed,
         "folded_nodes": folded,
+        "output_dims": output_dims,
         "tokenizer": _keep_companions(spec, located, out),
     }
     (out / "capture.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
@@ -98,6 +100,22 @@ def _match_inputs(model: onnx.ModelProto, spec: ModelSpec) -> None:
             f"the specification's inputs {sorted(spec.inputs)} are not the model's {sorted(have)}",
             where=f"models/{spec.name}.toml [inputs]",
         )
+
+
+def _output_dims(model: onnx.ModelProto, spec: ModelSpec) -> dict[str, list[str | int | None]]:
+    """Return the axes of every output: a size, the name of the specification's dimension it follows, or None."""
+    names: dict[str, str] = {}
+    for value in model.graph.input:
+        dims = spec.inputs[value.name].shape if value.name in spec.inputs else ()
+        for given, dim in zip(value.type.tensor_type.shape.dim, dims, strict=False):
+            if given.dim_param and isinstance(dim, str):
+                names[given.dim_param] = dim
+    return {
+        value.name: [
+            dim.dim_value if dim.dim_value else names.get(dim.dim_param) for dim in value.type.tensor_type.shape.dim
+        ]
+        for value in model.graph.output
+    }
 
 
 def _keep_companions(spec: ModelSpec, located: Located, out: Path) -> list[str]:

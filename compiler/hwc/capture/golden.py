@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwc import digest, onnx_io
-from hwc.capture.simplify import seeded_inputs, session
+from hwc.capture.simplify import call, seeded_inputs, session
 from hwc.errors import IntegrityError, UsageError
 from hwc.spec.model import Bucket, ModelSpec, bucket_id
 
@@ -28,6 +28,8 @@ class Case:
     bucket: Bucket
     items: tuple[int, ...]
     feeds: dict[str, np.ndarray]
+    batched: bool = True
+    """Whether the first axis of every output counts items; otherwise the call is one item, whole."""
 
 
 def read_text(path: Path, sha256: str | None, count: int) -> list[str]:
@@ -114,7 +116,8 @@ def random_cases(spec: ModelSpec, buckets: Sequence[Bucket], items: int) -> list
         calls = -(-items // rows) if position == 0 else EXTRA_BATCHES
         for call in range(calls):
             feeds = seeded_inputs(spec, bucket, seed=spec.evaluation.seed + 1000 * position + call)
-            cases.append(Case(bucket=bucket, items=tuple(range(item, item + rows)), feeds=feeds))
+            batched = spec.batch_dim in bucket
+            cases.append(Case(bucket=bucket, items=tuple(range(item, item + rows)), feeds=feeds, batched=batched))
             item += rows
     return cases
 
@@ -128,7 +131,7 @@ def run_reference(
     sessions = {name: session(onnx_io.attach(graph, weights)) for name, graph in graphs.items()}
     results: list[dict[str, np.ndarray]] = []
     for case in cases:
-        values = sessions[bucket_id(case.bucket)].run(list(outputs), case.feeds)
+        values = call(sessions[bucket_id(case.bucket)], outputs, case.feeds)
         for name, value in zip(outputs, values, strict=True):
             if not np.isfinite(value).all():
                 raise IntegrityError(
@@ -149,7 +152,7 @@ def save_cases(cases: Sequence[Case], out: Path) -> None:
     """Write ``cases.npz`` (``<number>.<input>``) and ``cases.json``."""
     arrays = {f"{number:04d}.{name}": value for number, case in enumerate(cases) for name, value in case.feeds.items()}
     save_arrays(out / "cases.npz", arrays)
-    rows = [{"bucket": case.bucket, "items": list(case.items)} for case in cases]
+    rows = [{"bucket": case.bucket, "items": list(case.items), "batched": case.batched} for case in cases]
     (out / "cases.json").write_text(json.dumps(rows))
 
 
@@ -158,7 +161,7 @@ def load_cases(folder: Path) -> list[Case]:
     rows = json.loads((folder / "cases.json").read_text())
     arrays = load_numbered(folder / "cases.npz")
     return [
-        Case(bucket=row["bucket"], items=tuple(row["items"]), feeds=feeds)
+        Case(bucket=row["bucket"], items=tuple(row["items"]), feeds=feeds, batched=row["batched"])
         for row, feeds in zip(rows, arrays, strict=True)
     ]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +36,8 @@ def simplify(spec: ModelSpec, buckets: tuple[Bucket, ...], captured: Path, out: 
     for bucket in buckets:
         static = specialise(model, spec, bucket)
         feeds = seeded_inputs(spec, bucket)
-        before = whole.run(list(spec.outputs), feeds)
-        after = session(onnx_io.attach(static, weights)).run(list(spec.outputs), feeds)
+        before = call(whole, spec.outputs, feeds)
+        after = call(session(onnx_io.attach(static, weights)), spec.outputs, feeds)
         differences[bucket_id(bucket)] = _compare(before, after, spec.name, bucket)
         onnx_io.save(static, out / f"{bucket_id(bucket)}.onnx")
     facts = {"max_relative_difference": differences, "allowed": SAME_MAX_ABS}
@@ -91,9 +93,24 @@ def session(model: onnx.ModelProto) -> Any:
         raise _refused(model, str(error)) from error
 
 
+def call(opened: Any, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[Any]:
+    """Run a session; raise StepError with ONNX Runtime's own words if the model fails on its golden inputs."""
+    try:
+        return list(opened.run(list(outputs), dict(feeds)))
+    except Exception as error:
+        shapes = ", ".join(f"{name}: {value.dtype}{list(value.shape)}" for name, value in feeds.items())
+        raise StepError(
+            f"ONNX Runtime fails on the model's golden inputs: {str(error).strip().splitlines()[0]}",
+            where=shapes,
+            hint="do [inputs] tell the range the model takes? whole numbers are drawn from low ≤ x < high",
+        ) from error
+
+
 def _refused(model: onnx.ModelProto, reason: str) -> StepError:
     """Name the ONNX node that ONNX Runtime refuses, with its module, as far as its message tells."""
-    told = [node for node in model.graph.node if any(f"{q}{node.name}{q}" in reason for q in "\"'(") or _foreign(node)]
+    quoted = set(re.findall(r"""["'(]([^"'()]+)["')]""", reason))
+    by_name = [node for node in model.graph.node if node.name in quoted]
+    told = by_name or [node for node in model.graph.node if _foreign(node)]
     named = f"ONNX node {told[0].name or told[0].output[0]!r} ({told[0].op_type})" if told else "the graph"
     module = told[0].name.strip("/").rpartition("/")[0].replace("/", ".") if told else ""
     what = f"replace {told[0].op_type} in the model by ops" if told else "export the model again, with ops"
@@ -120,7 +137,8 @@ def _random(rng: np.random.Generator, tensor: TensorSpec, shape: tuple[int, ...]
     import numpy as np
 
     if tensor.dtype in ("int64", "int32"):
-        return rng.integers(int(tensor.low), int(tensor.high) + 1, shape).astype(tensor.dtype)
+        low = math.ceil(tensor.low)
+        return rng.integers(low, max(low + 1, math.ceil(tensor.high)), shape).astype(tensor.dtype)
     if tensor.dtype == "bool":
         return rng.integers(0, 2, shape).astype(np.bool_)
     return rng.uniform(tensor.low, tensor.high, shape).astype(tensor.dtype)

@@ -32,7 +32,7 @@ def build(
             found=request.found, targets=request.targets, schemes=request.schemes, tag=tag, smoke=smoke,
             jobs=jobs or project.spec.jobs or default_jobs(), refresh=explain.known_stages(refresh),
         )
-        _tell_inferred(request.found)
+        _tell_inferred(model, request.found)
         with render.Progress() as progress:
             built = building.build(project, request, progress)
         results.append(built)
@@ -84,14 +84,14 @@ def _request(
     )
 
 
-def _tell_inferred(found: Found) -> None:
+def _tell_inferred(model: str, found: Found) -> None:
     if not found.inferred:
         return
     spec = found.spec
-    render.note(f"inferred from {found.folder}: task {spec.task}, outputs {', '.join(spec.outputs)}")
+    render.note(f"inferred from {model}: task {spec.task}, outputs {', '.join(spec.outputs)}")
     for name, tensor in spec.inputs.items():
-        render.note(f"  input {name}: {tensor.dtype}{list(tensor.shape)}")
-    shapes = ", ".join(str(dict(bucket)) for bucket in spec.buckets)
+        render.note(f"  input {name}: {tensor.dtype}[{', '.join(map(str, tensor.shape))}]")
+    shapes = "; ".join(", ".join(f"{dim} {size}" for dim, size in bucket.items()) or "static" for bucket in spec.buckets)
     render.note(f"  shapes {shapes}; `hwc models new` writes the TOML")
 
 

@@ -42,8 +42,7 @@ def check(
     by_bucket: dict[str, float] = {}
     for case, left, right in zip(all_cases, outputs, same_graph, strict=True):
         name = bucket_id(case.bucket)
-        rows = len(case.items)
-        difference = metrics.max_abs(first_rows(left, rows), first_rows(right, rows))
+        difference = metrics.max_abs(of_items(case, left), of_items(case, right))
         by_bucket[name] = max(by_bucket.get(name, 0.0), difference)
     measured = metrics.evaluate(
         evaluation.evaluator, folder, by_item(all_cases, outputs), by_item(all_cases, floats)
@@ -62,21 +61,30 @@ def check(
     }
 
 
-def first_rows(values: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
-    """Return the rows that hold items; the rest is padding, about which nothing is promised."""
-    return {name: value[:rows] for name, value in values.items()}
+def of_items(case: Case, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return outputs as [items, …]: the rows that hold items; the rest is padding, about which nothing is promised."""
+    return {name: value[: len(case.items)] if case.batched else value[None] for name, value in values.items()}
 
 
 def by_item(cases: Sequence[Case], results: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return output name to [items, …], each item once, from the case in which it first appears."""
+    """Return output name to [items, …], each item once, from the case in which it first appears.
+
+    Items of smaller shapes are filled up with zeros, the artefact's and the float model's alike.
+    """
     import numpy as np
 
     rows: dict[str, dict[int, np.ndarray]] = {}
     for case, result in zip(cases, results, strict=True):
-        for name, value in result.items():
+        for name, value in of_items(case, result).items():
             for row, item in enumerate(case.items):
                 rows.setdefault(name, {}).setdefault(item, value[row])
-    return {name: np.stack([found[item] for item in sorted(found)]) for name, found in rows.items()}
+    filled = {}
+    for name, found in rows.items():
+        largest = np.max([value.shape for value in found.values()], axis=0).astype(int)
+        filled[name] = np.zeros((len(found), *largest), dtype=next(iter(found.values())).dtype)
+        for place, item in enumerate(sorted(found)):
+            filled[name][(place, *map(slice, found[item].shape))] = found[item]
+    return filled
 
 
 def misses(report: Mapping[str, Any], gates: Gates, parity_max_abs: float, bits_per_parameter: float) -> list[str]:

@@ -154,15 +154,15 @@ def _profile(job: Job) -> None:
 
 
 CAPTURE = Stage(
-    name="capture", version=2, tools=("torch", "transformers", "optimum-onnx", "onnx"), function=_capture
+    name="capture", version=3, tools=("torch", "transformers", "optimum-onnx", "onnx"), function=_capture
 )
-SIMPLIFY = Stage(name="simplify", version=1, tools=("onnx", "onnxsim", "onnxruntime"), function=_simplify)
-CASES = Stage(name="cases", version=1, tools=("onnxruntime", "tokenizers"), function=_cases)
+SIMPLIFY = Stage(name="simplify", version=2, tools=("onnx", "onnxsim", "onnxruntime"), function=_simplify)
+CASES = Stage(name="cases", version=2, tools=("onnxruntime", "tokenizers"), function=_cases)
 QUANTISE = Stage(name="quantise", version=1, tools=("ml-dtypes",), function=_quantise)
 REFERENCE = Stage(name="reference", version=1, tools=("onnx", "onnxruntime"), function=_reference)
 ENCODE = Stage(name="encode", version=1, tools=("iree-base-runtime",), function=_encode)
 LOWER = Stage(name="lower", version=1, tools=("iree-base-compiler", "onnx"), function=_lower)
-CHECK = Stage(name="check", version=1, tools=("iree-base-runtime",), function=_check)
+CHECK = Stage(name="check", version=2, tools=("iree-base-runtime",), function=_check)
 PROFILE = Stage(name="profile", version=2, tools=("iree-base-runtime",), function=_profile, volatile=True)
 
 STAGES = {

@@ -37,8 +37,11 @@ def run(
     rules: Mapping[str, InputRule],
     batch_dim: str,
     feeds: Mapping[str, np.ndarray],
+    output_dims: Mapping[str, Sequence[int | str | None]] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Run items [batch, …] of any number; return outputs [batch, …].
+    """Run items [batch, …] of any number; return outputs [batch, …], cut to the items' own sizes.
+
+    ``output_dims`` names the axes of outputs that are as long as an input's axis: filling is cut off them.
 
     Raises UsageError for a missing or unknown input, ranks or sizes that disagree, or items larger than every bucket.
     """
@@ -55,9 +58,19 @@ def run(
             name: _fill(np.asarray(feeds[name]), rule, function.bucket, batch_dim, slice(start, start + rows))
             for name, rule in rules.items()
         }
-        parts.append({name: value[:rows] for name, value in callee.call(function.name, filled).items()})
+        wanted = {**sizes, batch_dim: rows} if batch_dim in function.bucket else sizes
+        found = callee.call(function.name, filled)
+        parts.append({name: _cut(value, (output_dims or {}).get(name, ()), batch_dim, wanted) for name, value in found.items()})
         start += rows
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _cut(
+    value: np.ndarray, dims: Sequence[int | str | None], batch_dim: str, sizes: Mapping[str, int]
+) -> np.ndarray:
+    if batch_dim in sizes and batch_dim not in dims:  # an exporter may have left the first axis without a name
+        dims = (batch_dim, *dims[1:])
+    return value[tuple(slice(0, sizes.get(dim)) if isinstance(dim, str) else slice(None) for dim in dims)]
 
 
 def _sizes(rules: Mapping[str, InputRule], feeds: Mapping[str, np.ndarray]) -> dict[str, int]:
@@ -73,7 +86,8 @@ def _sizes(rules: Mapping[str, InputRule], feeds: Mapping[str, np.ndarray]) -> d
         for dim, size in zip(rule.shape, shape, strict=True):
             expected = sizes.setdefault(dim, size) if isinstance(dim, str) else dim
             if expected != size or size == 0:
-                raise UsageError(f"input `{name}` has size {size} where `{dim}` is {expected}")
+                asked = f"`{dim}` is {expected}" if isinstance(dim, str) else f"the model takes {dim}"
+                raise UsageError(f"input `{name}` has size {size} where {asked}")
     return sizes
 
 

@@ -78,7 +78,7 @@ class TensorSpec(Record):
     """Value that fills a sequence up to its bucket; absent means that only the batch may be filled up."""
     low: float = 0.0
     high: float = 1.0
-    """Range of seeded random values used as golden input where no evaluation data feeds this input."""
+    """Range ``low ≤ x < high`` of seeded random values, golden input where no evaluation data feeds this input."""
 
     @model_validator(mode="after")
     def _ordered(self) -> TensorSpec:

@@ -147,11 +147,12 @@ def _cells(document: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _quality(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say the first of the usual metrics, and how often the decision is the float model's where that is measured."""
     metrics = {row["metric"]: row["value"] for row in rows}
-    for name in ("cosine_mean", "top1"):
-        if name in metrics:
-            return f"{name.split('_')[0]} {metrics[name]:.5f}"
-    return f"max abs {metrics['max_abs']:.1e}" if "max_abs" in metrics else "–"
+    told = [f"cosine {metrics['cosine_mean']:.5f}"] if "cosine_mean" in metrics else []
+    names = {"nearest_neighbour": "neighbour", "top1": "top-1"}
+    told += [f"{label} {metrics[name]:.0%}" for name, label in names.items() if name in metrics]
+    return ", ".join(told) or (f"max abs {metrics['max_abs']:.1e}" if "max_abs" in metrics else "–")
 
 
 def size(count: float) -> str:

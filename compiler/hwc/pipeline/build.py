@@ -16,7 +16,7 @@ from hwc.bundle.describe import Findings, describe
 from hwc.bundle.manifest import content_sha256
 from hwc.bundle.serving import to_document
 from hwc.capture.source import locate
-from hwc.errors import GateError
+from hwc.errors import GateError, UsageError
 from hwc.events import Event, Listener
 from hwc.measure.check import misses
 from hwc.measure.profile import Method, misses_latency
@@ -67,6 +67,7 @@ class Built:
 
 def plan_build(project: Project, request: Request) -> Plan:
     """Resolve targets and source and plan the steps; touches no network and runs no stage."""
+    _refuse_unknown_gates(request.found.spec)
     targets = [resolving.resolve(find_target(project, name), project.home) for name in request.targets]
     setting = Setting(
         machine_fingerprint=machine.describe().fingerprint,
@@ -77,6 +78,15 @@ def plan_build(project: Project, request: Request) -> Plan:
     )
     located = locate(request.found.spec.source, request.found.folder)
     return make_plan(request.found, located, targets, [schemes.find(name) for name in request.schemes], setting)
+
+
+def _refuse_unknown_gates(spec: ModelSpec) -> None:
+    """Raise UsageError for gates of a scheme there is none of: they would hold nothing, silently."""
+    for name in spec.gates:
+        try:
+            schemes.find(name)
+        except UsageError as error:
+            raise UsageError(error.what, where=f"[gates.{name}] of model {spec.name}", hint=error.hint) from error
 
 
 def build(project: Project, request: Request, listen: Listener) -> Built:

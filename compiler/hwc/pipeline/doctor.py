@@ -23,9 +23,9 @@ DRIVER_ADVICE = {
     "vulkan": "install a Vulkan driver for the device (Debian: libvulkan1 mesa-vulkan-drivers)",
     "cuda": "needs an NVIDIA GPU and its driver (libcuda.so)",
     "hip": "needs an AMD GPU and ROCm",
-    "none": "run the artefact on its own machine: hwc export dir, then hwc check there",
-    "local-sync": "choose a target for an older CPU, or llvm-cpu-host",
-    "local-task": "choose a target for an older CPU, or llvm-cpu-host",
+    "none": "hwc has no runtime for it: hwc export dir, and run it on its own machine",
+    "local-sync": "hwc check and hwc profile verify it on a machine that has it",
+    "local-task": "hwc check and hwc profile verify it on a machine that has it",
 }
 
 

@@ -77,7 +77,7 @@ def available(device: Device) -> tuple[str, str]:
     names = devices(device.driver)
     chosen = machine.choose_device(names, device.device_match)
     if chosen is None:
-        return "", f"no {device.driver} device matching {device.device_match!r} on this machine"
+        return "", f"no {device.driver} device on this machine matches {device.device_match}"
     return names[chosen], ""
 
 

@@ -44,8 +44,8 @@ def compiler_path() -> Path:
     raise MachineError("IREE's compiler is not installed", hint="pip install iree-base-compiler")
 
 
-def import_graph(graph: Path, *, inputs: int, work: Path, limits: Limits) -> str:
-    """Import a detached graph to MLIR text; graph inputs from position ``inputs`` on become named parameters.
+def import_graph(graph: Path, *, inputs: int | None, work: Path, limits: Limits) -> str:
+    """Import a detached graph to MLIR text; graph inputs from position ``inputs`` on become named parameters (None: none).
 
     Raises StepError with the importer's own words.
     """
@@ -53,7 +53,8 @@ def import_graph(graph: Path, *, inputs: int, work: Path, limits: Limits) -> str
     argv = [
         *(sys.executable, "-m", "iree.compiler.tools.import_onnx", str(graph), "-o", str(mlir)),
         *("--large-model", "--externalize-params", "--no-save-params"),
-        *("--externalize-inputs-threshold", str(inputs), "--params-scope", "model"),
+        *(() if inputs is None else ("--externalize-inputs-threshold", str(inputs))),
+        *("--params-scope", "model"),
         *("--num-elements-threshold", str(2**62)),  # what is not a weight input stays a constant of the code
     ]
     outcome = child.run(

@@ -54,9 +54,8 @@ def lower(
         model.graph.name = "main_graph"
         onnx_io.save(model, work / f"{name}.onnx")
         weights = len(onnx_io.weight_names(model))
-        text = iree.import_graph(
-            work / f"{name}.onnx", inputs=len(model.graph.input) - weights, work=work, limits=limits
-        )
+        first_weight = len(model.graph.input) - weights if weights else None
+        text = iree.import_graph(work / f"{name}.onnx", inputs=first_weight, work=work, limits=limits)
         texts[name], matched[name] = _rewritten(text, scheme, encoding, quantised)
     flags = compiler_flags(lowering, quantised=scheme.kind != "float")
     try:
@@ -154,5 +153,5 @@ def _explain(failure: iree.CompileFailed, models: dict[str, Any]) -> StepError:
     return StepError(
         f"IREE cannot lower {named}: {failure.what.partition(': ')[2]}",
         where=f"module {module}, bucket {function}",
-        hint=f"replace {op} in the model by ops IREE lowers, or exclude the part of the model that uses it",
+        hint=f"try another opt_level in the target's [lowering], or replace {op} in the model by ops that IREE lowers",
     )

@@ -19,10 +19,12 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT = 760, 430
-LEFT, RIGHT, TOP, BOTTOM = 84, 36, 66, 64
+LEFT, RIGHT, TOP, BOTTOM = 100, 36, 76, 64
 INK, FAINT = "#7a828c", "#7a828c40"
 HUES = ("#2f81f7", "#d9742b", "#2da160", "#a371f7", "#c9465f")
 RADIUS_PER_ROOT_MIB = 0.95
+MOST_NINES = 6
+"""What is within 1e-6 of the float model is drawn as the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +96,11 @@ def ticks(low: float, high: float, count: int = 6) -> list[float]:
     return [round(index * step, 10) for index in range(first, math.ceil(high / step - 1e-9) + 1)]
 
 
+def nines(quality: float) -> float:
+    """Return how many nines a quality of at most 1 has: 0.9 has one, 0.999 three."""
+    return -math.log10(max(1 - quality, 10.0**-MOST_NINES))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
     """The plotted range and its place on the page."""
@@ -101,20 +108,19 @@ class Frame:
     x: list[float]
     y: list[float]
 
-    def at(self, ms: float, quality: float) -> tuple[float, float]:
-        """Return the place of a value on the page."""
+    def at(self, ms: float, count: float) -> tuple[float, float]:
+        """Return the place on the page of a latency and a number of nines."""
         across = (ms - self.x[0]) / (self.x[-1] - self.x[0])
-        up = (quality - self.y[0]) / (self.y[-1] - self.y[0])
+        up = (count - self.y[0]) / (self.y[-1] - self.y[0])
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
 
 def draw(points: Sequence[Point], title: str, subtitle: str, metric: str) -> str:
     """Return the plot as SVG text."""
-    worst = min(point.quality for point in points)
-    margin = max(1 - worst, 1e-4) * 0.18
+    worst = min(nines(point.quality) for point in points)
     frame = Frame(
-        x=ticks(0, max(max(point.high_ms, point.p50_ms) for point in points) * 1.08),
-        y=ticks(worst - margin, max(1.0, *(point.quality for point in points)) + margin * 0.3),
+        x=ticks(0, max(max(point.high_ms, point.p50_ms) for point in points) * 1.08, 8),
+        y=[float(count) for count in range(math.floor(worst), MOST_NINES + 1)],
     )
     targets = list(dict.fromkeys(point.target for point in points))
     hue = {target: HUES[index % len(HUES)] for index, target in enumerate(targets)}
@@ -148,22 +154,25 @@ def _axes(frame: Frame, metric: str) -> Iterable[str]:
         yield f'<line x1="{x:.1f}" y1="{top:.1f}" x2="{x:.1f}" y2="{bottom:.1f}" stroke="{FAINT}"/>'
         yield _text(x, bottom + 18, f"{value:g}", anchor="middle")
     for value in frame.y:
+        quality = 1 - 10.0**-value
         _, y = frame.at(frame.x[0], value)
         yield f'<line x1="{left:.1f}" y1="{y:.1f}" x2="{right:.1f}" y2="{y:.1f}" stroke="{FAINT}"/>'
-        yield _text(left - 8, y + 4, f"{value:g}", anchor="end")
+        label = f"{'≥ ' if value == MOST_NINES else ''}{quality:.{int(value)}f}"
+        yield _text(left - 8, y + 4, label, anchor="end")
     yield _text((left + right) / 2, bottom + 42, "latency of one call, p50 in ms (bar: 95 % interval of the mean)",
                 anchor="middle")
     named = metric.replace("_", " ").removesuffix(" mean")
     yield (
-        f'<text transform="translate({left - 58:.1f} {(top + bottom) / 2:.1f}) rotate(-90)" font-size="12" '
-        f'text-anchor="middle" fill="{INK}">{escape(named)} to the float model (1 = the same)</text>'
+        f'<text transform="translate({left - 76:.1f} {(top + bottom) / 2:.1f}) rotate(-90)" font-size="12" '
+        f'text-anchor="middle" fill="{INK}">{escape(named)} to the float model</text>'
     )
 
 
 def _disc(point: Point, frame: Frame, hue: str, *, alone: bool) -> Iterable[str]:
-    x, y = frame.at(point.p50_ms, point.quality)
-    low, _ = frame.at(point.low_ms, point.quality)
-    high, _ = frame.at(point.high_ms, point.quality)
+    count = nines(point.quality)
+    x, y = frame.at(point.p50_ms, count)
+    low, _ = frame.at(point.low_ms, count)
+    high, _ = frame.at(point.high_ms, count)
     radius = RADIUS_PER_ROOT_MIB * math.sqrt(point.weights_mib)
     fill = hue if point.valid else "none"
     yield (
@@ -172,7 +181,7 @@ def _disc(point: Point, frame: Frame, hue: str, *, alone: bool) -> Iterable[str]
         f'stroke-width="1.5"/>'
     )
     name = point.scheme if alone else f"{point.target}/{point.scheme}"
-    label = f"{name}  {point.weights_mib:.0f} MiB" + ("" if point.valid else "  (noisy)")
+    label = f"{name}, {point.weights_mib:.0f} MiB" + ("" if point.valid else " (noisy)")
     beyond = x + radius + 12 + 7 * len(label) > WIDTH - RIGHT
     yield _text(x - radius - 8 if beyond else x + radius + 8, y - radius * 0.6, label,
                 anchor="end" if beyond else "start", weight=600)

@@ -71,12 +71,12 @@ class Cli:
     def environment(self, env: Mapping[str, str] | None = None) -> dict[str, str]:
         return {**clean_environment(self.home), **(env or {})}
 
-    def __call__(self, *arguments: str | Path, env: Mapping[str, str] | None = None, user: int | None = None) -> Ran:
+    def __call__(self, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Ran:
         """Run to the end; a traceback on stderr fails the test at once unless it was asked for."""
         argv = self.argv(*arguments)
         done = subprocess.run(
             argv, cwd=self.cwd, env=self.environment(env), capture_output=True, text=True, timeout=RUN_TIMEOUT_S,
-            stdin=subprocess.DEVNULL, check=False, user=user, group=user, extra_groups=[] if user else None,
+            stdin=subprocess.DEVNULL, check=False,
         )
         if "--debug" not in arguments:
             assert "Traceback" not in done.stderr, f"{argv}\n{done.stderr}"

@@ -54,6 +54,10 @@ class Model:
 
         if not texts:
             raise UsageError("no text to run")
+        if not any(role.startswith("tokenizer/") for role in self.variant.files):
+            raise UsageError(
+                "the model has no tokenizer, so it takes no text", where=self.variant.name, hint="pass arrays (--input)"
+            )
         sizes = [
             size for function in self._program.functions for dim, size in function.bucket.items()
             if dim != self._batch_dim

@@ -36,6 +36,11 @@ def capture(spec: ModelSpec, located: Located, out: Path) -> None:
     folded = fold_weights(model)
     renamed = rename_invented(model)
     weights = onnx_io.detach(model)
+    if not weights:
+        raise UsageError(
+            "the model has no weights: there is nothing to quantise or to ship", where=spec.name,
+            hint=f"a weight has at least {onnx_io.DETACH_FLOAT_ELEMENTS} elements",
+        )
     _match_inputs(model, spec)
     output_dims = _output_dims(model, spec)
     onnx_io.save(model, out / "graph.onnx")

@@ -63,13 +63,14 @@ def make_module(file: Path, factory: str, checkpoint: Path | None) -> torch.nn.M
     """Call a factory and load its weights; raise UsageError if it fails or the checkpoint is for another module."""
     import torch
 
-    make = load_object(file, factory.rpartition(":")[2])
+    name = factory.rpartition(":")[2]
+    make = load_object(file, name)
     try:
         module = make()
     except (Exception, SystemExit) as error:
-        raise UsageError(f"the factory failed: {type(error).__name__}: {error}", where=f"{file}, {factory}") from error
+        raise UsageError(f"the factory failed: {type(error).__name__}: {error}", where=f"{file}:{name}") from error
     if not isinstance(module, torch.nn.Module):
-        raise UsageError(f"the factory returned {type(module).__name__}, not a torch.nn.Module", where=factory)
+        raise UsageError(f"the factory returned {type(module).__name__}, not a torch.nn.Module", where=f"{file}:{name}")
     if checkpoint is not None:
         tensors = load_checkpoint(checkpoint)
         try:

@@ -8,7 +8,6 @@ import traceback
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 import hwc
@@ -22,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+# Newer versions of Typer carry a click of their own, older ones use the package: the base of either's usage errors.
+_ClickError = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 build.register(app)
 bundles.register(app)
 cache.register(app)
@@ -64,12 +65,12 @@ def run(argv: list[str]) -> int:
 
     try:
         app(args=argv, standalone_mode=False)
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         return stop.exit_code
-    except click.ClickException as wrong:
-        wrong.show()
+    except _ClickError as wrong:
+        wrong.show()  # type: ignore[attr-defined]
         return 2
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         render.note("interrupted; nothing half-done is visible, and the next run goes on from what was finished")
         return 130
     except HwcError as failure:

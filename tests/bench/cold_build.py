@@ -17,15 +17,15 @@ BUCKETS = {"b1_s16": (1, 16), "b1_s128": (1, 128), "b8_s128": (8, 128)}
 STANDS_FOR = ("capture", "simplify", "quantise", "encode", "lower")
 STATIC = """
 import onnx, sys
-from onnx.tools import update_model_dims
 source, out, batch, sequence = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 model = onnx.load(source)
-for value in (*model.graph.input, *model.graph.output):
-    for dim in value.type.tensor_type.shape.dim:
-        if dim.dim_param:
-            dim.dim_value = batch if "batch" in dim.dim_param else sequence
+for value in model.graph.input:
+    for dim, size in zip(value.type.tensor_type.shape.dim, (batch, sequence)):
+        dim.dim_value = size
+for value in model.graph.output:
+    value.type.tensor_type.ClearField("shape")
 del model.graph.value_info[:]
-onnx.save(model, out)
+onnx.save(onnx.shape_inference.infer_shapes(model), out)
 """
 EXPORT = """
 import sys

@@ -114,8 +114,8 @@ def random_cases(spec: ModelSpec, buckets: Sequence[Bucket], items: int) -> list
     for position, bucket in enumerate(buckets):
         rows = bucket.get(spec.batch_dim, 1)
         calls = -(-items // rows) if position == 0 else EXTRA_BATCHES
-        for call in range(calls):
-            feeds = seeded_inputs(spec, bucket, seed=spec.evaluation.seed + 1000 * position + call)
+        for number in range(calls):
+            feeds = seeded_inputs(spec, bucket, seed=spec.evaluation.seed + 1000 * position + number)
             batched = spec.batch_dim in bucket
             cases.append(Case(bucket=bucket, items=tuple(range(item, item + rows)), feeds=feeds, batched=batched))
             item += rows

@@ -91,8 +91,8 @@ def _tell_inferred(model: str, found: Found) -> None:
     render.note(f"inferred from {model}: task {spec.task}, outputs {', '.join(spec.outputs)}")
     for name, tensor in spec.inputs.items():
         render.note(f"  input {name}: {tensor.dtype}[{', '.join(map(str, tensor.shape))}]")
-    shapes = "; ".join(", ".join(f"{dim} {size}" for dim, size in bucket.items()) or "static" for bucket in spec.buckets)
-    render.note(f"  shapes {shapes}; `hwc models new` writes the TOML")
+    shapes = [", ".join(f"{dim} {size}" for dim, size in bucket.items()) or "static" for bucket in spec.buckets]
+    render.note(f"  shapes {'; '.join(shapes)}; `hwc models new` writes the TOML")
 
 
 def plan(

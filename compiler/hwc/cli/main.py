@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,7 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 # Newer versions of Typer carry a click of their own, older ones use the package: the base of either's usage errors.
-_ClickError = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
+_ClickError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 build.register(app)
 bundles.register(app)
 cache.register(app)
@@ -68,7 +68,7 @@ def run(argv: list[str]) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except _ClickError as wrong:
-        wrong.show()  # type: ignore[attr-defined]
+        wrong.show()
         return 2
     except (KeyboardInterrupt, typer.Abort):
         render.note("interrupted; nothing half-done is visible, and the next run goes on from what was finished")

@@ -45,9 +45,9 @@ def compiler_path() -> Path:
 
 
 def import_graph(graph: Path, *, inputs: int | None, work: Path, limits: Limits) -> str:
-    """Import a detached graph to MLIR text; graph inputs from position ``inputs`` on become named parameters (None: none).
+    """Import a detached graph to MLIR text; graph inputs from position ``inputs`` on become named parameters.
 
-    Raises StepError with the importer's own words.
+    ``inputs`` None: none does. Raises StepError with the importer's own words.
     """
     mlir = work / f"{graph.stem}.mlir"
     argv = [

@@ -83,7 +83,8 @@ def by_item(cases: Sequence[Case], results: Sequence[Mapping[str, np.ndarray]]) 
         largest = np.max([value.shape for value in found.values()], axis=0).astype(int)
         filled[name] = np.zeros((len(found), *largest), dtype=next(iter(found.values())).dtype)
         for place, item in enumerate(sorted(found)):
-            filled[name][(place, *map(slice, found[item].shape))] = found[item]
+            corner = tuple(slice(size) for size in found[item].shape)
+            filled[name][place][corner] = found[item]
     return filled
 
 

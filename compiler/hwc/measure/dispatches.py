@@ -77,7 +77,8 @@ def summarise(lines: Sequence[str]) -> list[dict[str, Any]]:
 
     Layers with equal shapes share one piece of code and so one row; ``count`` is how often it ran while profiled.
     """
-    groups = [entry for line in lines if "dispatch" in str((entry := json.loads(line)).get("type", "")) and "key" in entry]
+    entries = [json.loads(line) for line in lines]
+    groups = [entry for entry in entries if "dispatch" in str(entry.get("type", "")) and "key" in entry]
     total_ns = sum(entry["total_ns"] for entry in groups) or 1
     rows = [
         {

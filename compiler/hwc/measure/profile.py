@@ -49,9 +49,10 @@ def profile(
         warmup=method.warmup, min_rounds=method.min_rounds, rounds=method.rounds, budget_s=method.budget_s,
     )
     after = conditions()
+    on_processor = program.device.driver == "local-sync"
     facts = {
         "method": asdict(method),
-        "cells": [cell(function, report, on_processor=program.device.driver == "local-sync") for function in program.functions],
+        "cells": [cell(function, report, on_processor=on_processor) for function in program.functions],
         "load_s": report["load_s"],
         "memory": {key: value for key, value in report.items() if key.endswith("_bytes")},
         "conditions": {**static_conditions(program), "before": before, "after": after, "steal_s": steal(before, after)},

@@ -168,7 +168,8 @@ class Store:
         """Remove scratch folders whose process is gone; return the bytes freed."""
         freed = 0
         with locked(self.home / "locks" / SCRATCH_LOCK):
-            places = {path.with_suffix("") if path.suffix == ".lock" else path for path in (self.home / "tmp").glob("*")}
+            found = (self.home / "tmp").glob("*")
+            places = {path.with_suffix("") if path.suffix == ".lock" else path for path in found}
             for folder in sorted(places):
                 lock = folder.with_name(folder.name + ".lock")
                 handle = try_lock(lock)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hwc.errors import UsageError
 from hwc.program import Function
@@ -47,6 +47,7 @@ def run(
     """
     import numpy as np
 
+    feeds = {name: _array(name, value, rules.get(name)) for name, value in feeds.items()}
     sizes = _sizes(rules, feeds)
     items = sizes.get(batch_dim, 1)
     parts: list[dict[str, np.ndarray]] = []
@@ -55,12 +56,13 @@ def run(
         function = _choose(functions, rules, batch_dim, {**sizes, batch_dim: items - start})
         rows = min(items - start, function.bucket.get(batch_dim, items))
         filled = {
-            name: _fill(np.asarray(feeds[name]), rule, function.bucket, batch_dim, slice(start, start + rows))
+            name: _fill(feeds[name], rule, function.bucket, batch_dim, slice(start, start + rows))
             for name, rule in rules.items()
         }
         wanted = {**sizes, batch_dim: rows} if batch_dim in function.bucket else sizes
         found = callee.call(function.name, filled)
-        parts.append({name: _cut(value, (output_dims or {}).get(name, ()), batch_dim, wanted) for name, value in found.items()})
+        dims = output_dims or {}
+        parts.append({name: _cut(value, dims.get(name, ()), batch_dim, wanted) for name, value in found.items()})
         start += rows
     return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -71,6 +73,18 @@ def _cut(
     if batch_dim in sizes and batch_dim not in dims:  # an exporter may have left the first axis without a name
         dims = (batch_dim, *dims[1:])
     return value[tuple(slice(0, sizes.get(dim)) if isinstance(dim, str) else slice(None) for dim in dims)]
+
+
+def _array(name: str, value: Any, rule: InputRule | None) -> np.ndarray:
+    import numpy as np
+
+    try:
+        found = np.asarray(value)
+    except ValueError as error:
+        raise UsageError(f"input `{name}` is not an array: {error}") from error
+    if rule is not None and not np.can_cast(found.dtype, rule.dtype, "same_kind"):
+        raise UsageError(f"input `{name}` holds {found.dtype}; the model takes {rule.dtype}")
+    return found
 
 
 def _sizes(rules: Mapping[str, InputRule], feeds: Mapping[str, np.ndarray]) -> dict[str, int]:

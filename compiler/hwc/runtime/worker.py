@@ -73,7 +73,7 @@ def _run(folder: Path, program: Program, request: dict[str, Any]) -> dict[str, A
 MOST_REPEATS = 4
 
 
-def _time(folder: Path, program: Program, request: dict[str, Any]) -> dict[str, Any]:
+def _time(_folder: Path, program: Program, request: dict[str, Any]) -> dict[str, Any]:
     """Time every function: warm up, then rounds over all functions in turn, so that drift hits them alike.
 
     In a round a fast function is called up to four times as often as the slowest: percentiles need samples.
@@ -87,7 +87,8 @@ def _time(folder: Path, program: Program, request: dict[str, Any]) -> dict[str, 
         for entry in program.functions
     }
     first = {name: _once(session, name, inputs) for name, inputs in staged.items()}
-    warm = {name: min(_once(session, name, inputs) for _ in range(int(request["warmup"]) - 1 or 1)) for name, inputs in staged.items()}
+    more = int(request["warmup"]) - 1 or 1
+    warm = {name: min(_once(session, name, inputs) for _ in range(more)) for name, inputs in staged.items()}
     _memory(facts)
     repeats = {name: max(1, min(MOST_REPEATS, round(max(warm.values()) / warm[name]))) for name in staged}
     wall: dict[str, list[float]] = {name: [] for name in staged}

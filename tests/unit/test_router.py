@@ -62,7 +62,7 @@ def test_a_tie_goes_to_the_busiest_node_that_is_in_time():
     ("changes", "state", "reason"),
     [
         ({"verified": False}, State(), "unverified"),
-        ({"model": "other"}, State(), "serves other"),
+        ({"model": "other"}, State(), "serves another model"),
         ({"cells": ()}, State(), "no latency"),
         ({"usd_per_ms": None}, State(), "no price"),
         ({"quality": {"cosine_mean": 0.5}}, State(), "cosine_mean 0.5000 < 0.9"),

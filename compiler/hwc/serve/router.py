@@ -92,6 +92,10 @@ class Loss:
     reason: str
 
 
+Rejected = tuple[Candidate, str, float]
+"""A candidate, why it lost with a place for one figure, and that figure: put into words only when asked."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """What the router answers; ``chosen`` is None where nothing is feasible."""
@@ -106,7 +110,12 @@ class Decision:
     usd: float | None = None
     """Cost of this request, as the base price has it."""
     basis: str = ""
-    losses: tuple[Loss, ...] = ()
+    rejected: tuple[Rejected, ...] = ()
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """Every other candidate with the reason it lost."""
+        return tuple(Loss(candidate=row[0].name, reason=row[1].format(row[2])) for row in self.rejected)
 
 
 def prepare(node: str, bundle: str, serving: Serving, *, usd_per_hour: float | None = None) -> Candidate:
@@ -144,14 +153,8 @@ def prepare(node: str, bundle: str, serving: Serving, *, usd_per_hour: float | N
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Offer:
-    candidate: Candidate
-    cell: Cell
-    calls: int
-    p99_ms: float
-    usd: float
-    state: State
+_Offer = tuple[float, float, Candidate, Cell, int, State]
+"""Cost in USD, predicted p99 in ms, and what they come from."""
 
 
 def decide(request: Request, candidates: Sequence[Candidate], states: Mapping[str, State]) -> Decision:
@@ -160,93 +163,96 @@ def decide(request: Request, candidates: Sequence[Candidate], states: Mapping[st
     Every other candidate is told with the reason it lost. Closed form, no search: linear in the number of cells.
     """
     offers: list[_Offer] = []
-    losses: list[Loss] = []
+    rejected: list[Rejected] = []
     for candidate in candidates:
         state = states.get(candidate.node, _IDLE)
-        found = _offer(request, candidate, state)
-        if isinstance(found, str):
-            losses.append(Loss(candidate=candidate.name, reason=found))
+        if (refused := _refused(request, candidate, state)) is not None:
+            rejected.append(refused)
+        elif isinstance(found := _offer(request, candidate, state), float):
+            rejected.append((candidate, _TOO_SLOW if found < math.inf else _NO_SHAPE, found))
         else:
             offers.append(found)
     if not offers:
-        return Decision(chosen=None, losses=tuple(losses))
-    cheapest = min(offer.usd for offer in offers)
-    tied = [offer for offer in offers if offer.usd <= cheapest * (1 + TIE_SHARE)]
-    best = max(tied, key=_busiest)
+        return Decision(chosen=None, rejected=tuple(rejected))
+    best = _choose(offers)
+    limit = best[0] * (1 + TIE_SHARE)
     for offer in offers:
         if offer is not best:
-            losses.append(Loss(candidate=offer.candidate.name, reason=_why_not(offer, best)))
-    return _decision(request, best, tuple(losses))
+            dearer = offer[0] > limit
+            rejected.append((offer[2], _DEARER if dearer else _TIED, offer[0] / best[0] if best[0] else math.inf))
+    return _decision(request, best, tuple(rejected))
 
 
 _IDLE = State()
+_TOO_SLOW = "too slow: p99 {:.1f} ms"
+_NO_SHAPE = "no measured shape holds the request"
+_DEARER = "costs {:.2f} times as much"
+_TIED = "as cheap, but less loaded or slower"
 
 
-def _busiest(offer: _Offer) -> tuple[float, float, str]:
-    return (offer.state.utilisation, -offer.p99_ms, offer.candidate.name)
+def _choose(offers: Sequence[_Offer]) -> _Offer:
+    limit = min(offer[0] for offer in offers) * (1 + TIE_SHARE)
+    tied = [offer for offer in offers if offer[0] <= limit]
+    return max(tied, key=lambda offer: (offer[5].utilisation, -offer[1], offer[2].name))
 
 
-def _offer(request: Request, candidate: Candidate, state: State) -> _Offer | str:
-    refused = _refused(request, candidate, state)
-    if refused:
-        return refused
+def _offer(request: Request, candidate: Candidate, state: State) -> _Offer | float:
+    """Return the cheapest shape in time, or the least p99 of those too slow; infinity where no shape holds it."""
     best: _Offer | None = None
     nearest = math.inf
+    dims, items, slo_p99_ms = request.dims, request.items, request.slo_p99_ms
+    slow = state.thermal_factor * (1 + candidate.margin_share)
+    usd_per_ms = (candidate.usd_per_ms or 0.0) * state.thermal_factor
     for cell in candidate.cells:
-        if any(request.dims.get(dim, 1) > size for dim, size in cell.dims):
-            continue
-        calls = -(-request.items // cell.batch)
-        slow = calls * state.thermal_factor * (1 + candidate.margin_share)
-        p99_ms = state.queued_ms + slow * cell.bound_ms
-        nearest = min(nearest, p99_ms)
-        usd = calls * cell.typical_ms * state.thermal_factor * (candidate.usd_per_ms or 0.0)
-        if p99_ms <= request.slo_p99_ms and (best is None or usd < best.usd):
-            best = _Offer(candidate, cell, calls, p99_ms, usd, state)
-    if best is not None:
-        return best
-    if nearest == math.inf:
-        return "no measured shape holds the request"
-    return f"too slow: p99 {nearest:.1f} ms > {request.slo_p99_ms:g} ms"
+        for dim, size in cell.dims:
+            if dims.get(dim, 1) > size:
+                break
+        else:
+            calls = -(-items // cell.batch)
+            p99_ms = state.queued_ms + calls * slow * cell.bound_ms
+            if p99_ms > slo_p99_ms:
+                nearest = min(nearest, p99_ms)
+                continue
+            usd = calls * cell.typical_ms * usd_per_ms
+            if best is None or usd < best[0]:
+                best = (usd, p99_ms, candidate, cell, calls, state)
+    return nearest if best is None else best
 
 
-def _refused(request: Request, candidate: Candidate, state: State) -> str:
+def _refused(request: Request, candidate: Candidate, state: State) -> Rejected | None:
     if candidate.model != request.model:
-        return f"serves {candidate.model}"
+        return candidate, "serves another model", 0.0
     if not candidate.verified and not request.allow_unverified:
-        return "unverified: it never ran on the device it is for"
+        return candidate, "unverified: it never ran on the device it is for", 0.0
     if not state.healthy:
-        return "the node is unhealthy"
+        return candidate, "the node is unhealthy", 0.0
     if state.draining and request.priority <= 0:
-        return "the node is draining"
+        return candidate, "the node is draining", 0.0
     if not candidate.cells:
-        return "no latency was measured that may be trusted"
+        return candidate, "no latency was measured that may be trusted", 0.0
     if candidate.usd_per_ms is None:
-        return "no price is known"
+        return candidate, "no price is known", 0.0
     for metric, least in request.min_quality.items():
         value = candidate.quality.get(metric)
-        if value is None or value < least:
-            return f"quality: {metric} {'not measured' if value is None else f'{value:.4f}'} < {least:g}"
-    return ""
+        if value is None:
+            return candidate, f"quality: {metric} was not measured", 0.0
+        if value < least:
+            return candidate, f"quality: {metric} {{:.4f}} < {least:g}", value
+    return None
 
 
-def _why_not(offer: _Offer, best: _Offer) -> str:
-    if offer.usd > best.usd * (1 + TIE_SHARE):
-        return f"costs {offer.usd / best.usd:.2f} times as much" if best.usd else "costs more"
-    return "as cheap, but less loaded or slower"
-
-
-def _decision(request: Request, best: _Offer, losses: tuple[Loss, ...]) -> Decision:
-    cell, state = best.cell, best.state
+def _decision(request: Request, best: _Offer, rejected: tuple[Rejected, ...]) -> Decision:
+    usd, p99_ms, candidate, cell, calls, state = best
     return Decision(
-        chosen=best.candidate,
+        chosen=candidate,
         bucket=cell.bucket,
-        calls=best.calls,
-        predicted_p50_ms=state.queued_ms + best.calls * cell.typical_ms * state.thermal_factor,
-        predicted_p99_ms=best.p99_ms,
-        margin_ms=request.slo_p99_ms - best.p99_ms,
-        usd=best.usd,
+        calls=calls,
+        predicted_p50_ms=state.queued_ms + calls * cell.typical_ms * state.thermal_factor,
+        predicted_p99_ms=p99_ms,
+        margin_ms=request.slo_p99_ms - p99_ms,
+        usd=usd,
         basis=cell.basis,
-        losses=losses,
+        rejected=rejected,
     )
 
 

@@ -52,6 +52,8 @@ class Model:
 
         from hwc.capture.text import Encoder
 
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise UsageError("texts are given as a list of texts", hint='run(["one text", "another"])')
         if not texts:
             raise UsageError("no text to run")
         if not any(role.startswith("tokenizer/") for role in self.variant.files):

@@ -95,7 +95,7 @@ def test_inputs_that_do_not_fit_are_refused_by_name(given: dict[str, np.ndarray]
 
 
 def test_a_fixed_dimension_of_another_size_is_refused() -> None:
-    with pytest.raises(UsageError, match="has size 4 where `3` is 3"):
+    with pytest.raises(UsageError, match="has size 4 where the model takes 3"):
         run(Recorder(), BY_ROW, FIXED, "batch", {"x": np.ones((1, 4), np.float32)})
 
 

@@ -83,6 +83,16 @@ def attach(
         return _point(layout, model, tag, created_utc, merge, [key])
 
 
+def _refuse_other_content(tag: str, old: Entries, new: Entries) -> None:
+    if {key: entry.content_sha256 for key, entry in old.items()} != {
+        key: entry.content_sha256 for key, entry in new.items()
+    }:
+        raise UsageError(
+            f"{tag} is frozen: a version never changes; measurements alone may be added to it",
+            hint="build under another tag, as --tag dev, and freeze that as a new version",
+        )
+
+
 def _merged(layout: Layout, entry: VariantEntry, before: VariantEntry | None) -> VariantEntry:
     """Carry older measurements of the same content over to an entry that was packed again."""
     if before is None or before.content_sha256 != entry.content_sha256:
@@ -109,8 +119,12 @@ def _point(
         if before is not None and before.model_id != model.model_id:
             raise UsageError(f"the tag {tag} is taken by the model {before.model_id}", hint="choose another tag")
         entries = merge({} if before is None else before.entries)
-        pointed.append((write_entries(layout, entries, annotations, created_utc, before), entries))
-        return pointed[-1][0]
+        new = write_entries(layout, entries, annotations, created_utc, before)
+        if before is not None and shapes.FROZEN in before.descriptor.annotations:
+            _refuse_other_content(tag, before.entries, entries)
+            new = new.annotated({shapes.FROZEN: "true"})
+        pointed.append((new, entries))
+        return new
 
     changed = layout.update(tag, decide)
     index, entries = pointed[-1]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from hwc.bundle.manifest import FROZEN, MODEL_TYPE
 from hwc.bundle.open import Bundle
 from hwc.errors import UsageError
 from hwc.oci_layout import Layout
+from hwc.oci_manifest import INDEX_TYPE, Descriptor
 
 
 def freeze(layout: Layout, bundle: Bundle, version: str) -> str:
@@ -15,14 +17,21 @@ def freeze(layout: Layout, bundle: Bundle, version: str) -> str:
     parse(name)
     if version == DEFAULT_VERSION:
         raise UsageError(f"`{version}` is the tag that builds move; a version is frozen", hint="choose one like 1.0.0")
-    tags = layout.tags()
-    if name in tags and tags[name].digest != bundle.digest:
-        raise UsageError(
-            f"{name} exists with other content; a version never changes",
-            where=tags[name].digest,
-            hint="choose another version",
-        )
-    layout.tag(name, layout.tags()[bundle.tag])
+    pointed = Descriptor(
+        media_type=INDEX_TYPE, digest=bundle.digest, size_bytes=layout.blob_path(bundle.digest).stat().st_size,
+        artifact_type=MODEL_TYPE, annotations={FROZEN: "true"},
+    )
+
+    def decide(old: Descriptor | None) -> Descriptor:
+        if old is not None and old.digest != bundle.digest:
+            raise UsageError(
+                f"{name} exists with other content; a version never changes",
+                where=old.digest,
+                hint="choose another version",
+            )
+        return pointed
+
+    layout.update(name, decide)
     return name
 
 

@@ -127,6 +127,8 @@ def remeasure(text: str, *, profile: bool, format: str) -> None:
 def tag(text: str, version: str) -> None:
     """Freeze a bundle under a version."""
     _, layout, reference = _resolve(text)
+    if reference.target:
+        raise UsageError("a bundle is frozen whole, not a variant of it", where=text, hint="name it as MODEL:TAG")
     bundle = open_bundle(layout, reference)
     for variant in bundle.variants:
         require_verified(variant)

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hwc import digest, machine
+from hwc import digest, files, machine
 from hwc.bundle import pack
 from hwc.bundle.describe import Findings, describe
+from hwc.bundle.gates import hold
 from hwc.bundle.open import Bundle, Variant, open_bundle
 from hwc.bundle.program import copy_out, program_of
 from hwc.bundle.reference import Reference
-from hwc.bundle.serving import to_document
-from hwc.errors import GateError
+from hwc.bundle.serving import Serving, to_document
+from hwc.errors import GateError, IntegrityError, UsageError
 from hwc.events import Event, Listener
 from hwc.files import locked
 from hwc.measure import check as checking
@@ -46,6 +47,8 @@ def remeasure(
     Raises MachineError where a device or a CPU feature is missing, IntegrityError for altered content, GateError if
     a variant misses a gate here; nothing is attached then.
     """
+    if profile and not reference.tag:
+        raise UsageError("a profile is attached to a tag", where=str(reference), hint="name the bundle as MODEL:TAG")
     bundle = open_bundle(layout, reference)
     rows = []
     for variant in bundle.variants:
@@ -60,28 +63,29 @@ def remeasure(
 def _one(project: Project, layout: Layout, bundle: Bundle, variant: Variant, work: Path, *, profile: bool) -> Row:
     variant.verify()
     program, facts = program_of(variant), variant.facts
+    evaluation = EvaluationSpec.model_validate(facts["evaluation"])
+    _own_evaluator(evaluation.evaluator, facts.get("evaluator_sha256"))
     golden = copy_out(variant, "golden", work / "golden")
     reference = work / "reference"
     reference.mkdir()
     same_graph = golden / ("reference.npz" if (golden / "reference.npz").is_file() else "expected.npz")
     (reference / "expected.npz").write_bytes(same_graph.read_bytes())
     report = checking.check(
-        program, EvaluationSpec.model_validate(facts["evaluation"]), folder=Path.cwd(), cases=golden,
+        program, evaluation, folder=Path.cwd(), cases=golden,
         reference=reference, work=work / "run", timeout_s=project.spec.step_timeout_s,
         memory_bytes=project.spec.step_memory_bytes,
     )
-    audit = facts["audit"]
-    found = checking.misses(
-        report, Gates.model_validate(facts["gates"]), facts["parity_max_abs"], audit["bits_per_parameter"]
-    )
-    if found:
+    timed = _timed(project, program, golden, work) if profile else None
+    serving = _serving(project, bundle, variant, report, timed)
+    verdicts = hold(serving, Gates.model_validate(facts["gates"]), parity_max_abs=facts["parity_max_abs"])
+    missed = [verdict.told for verdict in verdicts if verdict.outcome == "missed"]
+    if missed:
         raise GateError(
-            f"{variant.name} misses {len(found)} gate(s) on this machine", where="; ".join(found),
+            f"{variant.name} misses {len(missed)} gate(s) on this machine", where="; ".join(missed),
             hint="the artefact computes something else here: do not serve it from this machine",
         )
-    timed = _timed(project, program, golden, work) if profile else None
     if timed is not None:
-        _attach(project, layout, bundle, variant, report, timed)
+        _attach(layout, bundle, variant, serving, {"check.json": report, "profile.json": timed})
     metrics = report["quality"]["metrics"]
     told = next((name for name in ("cosine_mean", "top1", "max_abs") if name in metrics), "max_abs")
     return Row(
@@ -89,6 +93,25 @@ def _one(project: Project, layout: Layout, bundle: Bundle, variant: Variant, wor
         verdict="passed" + (", profile attached" if timed else ""),
         document={"variant": variant.name, "check": report, "profile": timed},
     )
+
+
+def _own_evaluator(name: str, sha256: str | None) -> None:
+    """Refuse an evaluator of the user's own unless the working folder holds the very file the bundle was built with.
+
+    A bundle may come from anywhere: it cannot name a file elsewhere on this machine to be run.
+    """
+    file, colon, _ = name.rpartition(":")
+    if not colon:
+        return
+    path = files.confined(Path.cwd(), file)
+    if not path.is_file():
+        hint = "run this in the folder that holds it"
+        raise UsageError(f"the bundle is judged by the evaluator {name}, which is not here", where=str(path), hint=hint)
+    if digest.of_file(path) != sha256:
+        raise IntegrityError(
+            f"the evaluator {name} is not the one the bundle was built with", where=str(path),
+            hint="take the version it was built with, or build it again",
+        )
 
 
 def _timed(project: Project, program: Any, golden: Path, work: Path) -> dict[str, Any]:
@@ -104,28 +127,31 @@ def _timed(project: Project, program: Any, golden: Path, work: Path) -> dict[str
     return loaded
 
 
-def _attach(
-    project: Project, layout: Layout, bundle: Bundle, variant: Variant, check: dict[str, Any], profile: dict[str, Any]
-) -> None:
+def _serving(
+    project: Project, bundle: Bundle, variant: Variant, check: dict[str, Any], profile: dict[str, Any] | None
+) -> Serving:
     documents = {"check.json": check, "profile.json": profile}
     tokenizer = variant.files.get("tokenizer/tokenizer.json")
     found = Findings(
-        bundle_id=f"{bundle.model_id}:{bundle.version}", model_id=bundle.model_id, created_utc=profile["measured_utc"],
+        bundle_id=f"{bundle.model_id}:{bundle.version}", model_id=bundle.model_id,
+        created_utc=profile["measured_utc"] if profile else bundle.created_utc,
         target=TargetSpec.model_validate(variant.facts["target"]), scheme=variant.scheme,
         content_sha256=variant.content_sha256, golden_sha256=variant.files["golden/cases.npz"].sha256,
         tokenizer_sha256=tokenizer.sha256 if tokenizer else None, audit=variant.facts["audit"], check=check,
         profile=profile,
         tools={**variant.facts["tools"], "iree-base-runtime": tool_version("iree-base-runtime")},
-        raw={name: digest.of_json(document) for name, document in documents.items()},
+        raw={name: digest.of_json(document) for name, document in documents.items() if document},
     )
+    return describe(found, find_prices(project))
+
+
+def _attach(layout: Layout, bundle: Bundle, variant: Variant, serving: Serving, documents: dict[str, Any]) -> None:
     measurement = pack.MeasurementParts(
-        serving=to_document(describe(found, find_prices(project))),
-        machine_sha256=machine.describe().fingerprint, method="profile", documents=documents,
+        serving=to_document(serving), machine_sha256=machine.describe().fingerprint, method="profile",
+        documents=documents,
     )
     pack.attach(
         layout, model=pack.ModelIdentity(model_id=bundle.model_id, version=bundle.version), tag=bundle.tag,
         target=variant.target, scheme=variant.scheme, measurement=measurement, status="verified",
-        created_utc=profile["measured_utc"],
+        created_utc=serving.identity.created_utc,
     )
-
-

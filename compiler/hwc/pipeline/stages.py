@@ -156,7 +156,7 @@ def _profile(job: Job) -> None:
 CAPTURE = Stage(
     name="capture", version=3, tools=("torch", "transformers", "optimum-onnx", "onnx"), function=_capture
 )
-SIMPLIFY = Stage(name="simplify", version=2, tools=("onnx", "onnxsim", "onnxruntime"), function=_simplify)
+SIMPLIFY = Stage(name="simplify", version=3, tools=("onnx", "onnxsim", "onnxruntime"), function=_simplify)
 CASES = Stage(name="cases", version=2, tools=("onnxruntime", "tokenizers"), function=_cases)
 QUANTISE = Stage(name="quantise", version=1, tools=("ml-dtypes",), function=_quantise)
 REFERENCE = Stage(name="reference", version=1, tools=("onnx", "onnxruntime"), function=_reference)

@@ -36,7 +36,8 @@ if ! [ -x .venv/bin/python ]; then
     echo "creating .venv with $("$python" --version)"
     "$python" -m venv .venv
 fi
-pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
+# --no-compile: Python compiles the modules that are used when they are first used; all of torch's would take longer.
+pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile)
 
 # torch first and alone: with an index of its own, and its size told before the wait.
 torch=$(grep '^torch==' constraints.txt)

@@ -21,7 +21,6 @@ from hwc.spec.target import TargetSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
-SCHEMAS = ("model", "target", "prices", "project", "serving")
 WIDTH = 100
 NOTICE = "<!-- Written by tools/gen_reference.py (`make docs`); change the code, not this file. -->\n"
 
@@ -127,6 +126,12 @@ def stage_page() -> str:
     )
 
 
+def schema_kinds() -> list[str]:
+    """Return what ``hwc schema`` can print."""
+    command = next(command for name, command, _ in commands() if name == "hwc schema")
+    return list(command.params[0].type.choices)
+
+
 def schema(kind: str) -> str:
     """Return what ``hwc schema KIND`` prints."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -142,7 +147,7 @@ def pages() -> dict[str, str]:
         "targets.md": target_page(),
         "schemes.md": scheme_page(),
         "stages.md": stage_page(),
-        **{f"schemas/{kind}.json": schema(kind) for kind in SCHEMAS},
+        **{f"schemas/{kind}.json": schema(kind) for kind in schema_kinds()},
     }
 
 

@@ -7,11 +7,11 @@ import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from typer.main import get_command
 
-from hwc.cli import facts_action
+from hwc.cli import facts, facts_action
 from hwc.cli.main import app
 from hwc.errors import BY_NAME
 from hwc.pipeline.stages import STAGES
@@ -126,10 +126,9 @@ def stage_page() -> str:
     )
 
 
-def schema_kinds() -> list[str]:
+def schema_kinds() -> tuple[str, ...]:
     """Return what ``hwc schema`` can print."""
-    command = next(command for name, command, _ in commands() if name == "hwc schema")
-    return list(command.params[0].type.choices)
+    return get_args(get_type_hints(facts.schema)["kind"])
 
 
 def schema(kind: str) -> str:

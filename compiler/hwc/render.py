@@ -27,8 +27,11 @@ def note(text: str) -> None:
 
 
 def result(text: str) -> None:
-    """Write a result to stdout."""
-    print(text)  # noqa: T201
+    """Write a result to stdout; a reader that went away early is no error."""
+    try:
+        print(text, flush=True)  # noqa: T201
+    except BrokenPipeError:  # further up, click would end the process with status 1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def as_json(value: Any) -> None:
@@ -49,7 +52,10 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     for row in rows:
         drawn.add_row(*row)
     width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "140"))
-    Console(width=width, highlight=False, markup=False, emoji=False).print(drawn)
+    console = Console(width=width, highlight=False, markup=False, emoji=False)
+    with console.capture() as captured:
+        console.print(drawn)
+    result(captured.get().rstrip("\n"))
 
 
 class Progress:

@@ -18,7 +18,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from conftest import HWC, ROOT, RUN_TIMEOUT_S, Cli
+from command import HWC, ROOT, RUN_TIMEOUT_S, Cli
 
 WRITE = os.environ.get("HWC_GOLDEN") == "write"  # read here: tests run without any HWC_* setting
 TRANSCRIPTS = Path(__file__).with_name("mistakes")
@@ -31,7 +31,7 @@ class Mistake:
     name: str
     command: str
     code: int
-    prepare: Callable[[Path], None] = lambda folder: None
+    prepare: Callable[[Path], object] = lambda folder: None
     env: dict[str, str] = field(default_factory=dict)
 
 
@@ -69,8 +69,12 @@ def mlp_toml(change: Callable[[str], str]) -> Callable[[Path], None]:
     return prepare
 
 
-def text_file(name: str, text: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_text(text) and None
+def text_file(name: str, text: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_text(text)
+
+
+def both(first: Callable[[Path], object], second: Callable[[Path], object]) -> Callable[[Path], object]:
+    return lambda folder: (first(folder), second(folder))
 
 
 def pickled(folder: Path) -> None:
@@ -156,17 +160,17 @@ MISTAKES = [
     ),
     Mistake(
         name="factory-raises", command=f"build mine.toml {SMOKE}", code=2,
-        prepare=lambda folder: (
-            mlp_toml(lambda text: text.replace("mlp.py:create", "own.py:create"))(folder),
-            text_file("own.py", "def create():\n    raise KeyError('hidden_size')\n")(folder),
-        ) and None,
+        prepare=both(
+            mlp_toml(lambda text: text.replace("mlp.py:create", "own.py:create")),
+            text_file("own.py", "def create():\n    raise KeyError('hidden_size')\n"),
+        ),
     ),
     Mistake(
         name="evaluator-raises", command=f"build mine.toml {SMOKE}", code=5,
-        prepare=lambda folder: (
-            mlp_toml(lambda text: text.replace('evaluator = "classification"', 'evaluator = "own.py:score"'))(folder),
-            text_file("own.py", "def score(outputs, expected):\n    raise ValueError('no labels')\n")(folder),
-        ) and None,
+        prepare=both(
+            mlp_toml(lambda text: text.replace('evaluator = "classification"', 'evaluator = "own.py:score"')),
+            text_file("own.py", "def score(outputs, expected):\n    raise ValueError('no labels')\n"),
+        ),
     ),
     Mistake(
         name="gate-missed", command=f"build mine.toml {SMOKE}", code=3,
@@ -176,10 +180,10 @@ MISTAKES = [
     ),
     Mistake(
         name="step-time-limit", command=f"build mine.toml {SMOKE}", code=5,
-        prepare=lambda folder: (
-            mlp_toml(lambda text: text.replace("{ batch = 16 }", "{ batch = 15 }"))(folder),
-            text_file("hwc.toml", "step_timeout_s = 0.01\n")(folder),
-        ) and None,
+        prepare=both(
+            mlp_toml(lambda text: text.replace("{ batch = 16 }", "{ batch = 15 }")),
+            text_file("hwc.toml", "step_timeout_s = 0.01\n"),
+        ),
     ),
     Mistake(name="unverified-is-not-promoted", command="tag mlp:alien 1.0.0", code=3),
     Mistake(name="another-machines-code", command="check mlp:alien", code=4),

@@ -52,6 +52,8 @@ class VariantParts:
     """Role, as ``weights/float.irpa``, to the file."""
     facts: Mapping[str, Any]
     """How the content was made: the same for the same build on any machine."""
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    """Role to the digest recorded when its file was made; a file that has another one by now is refused."""
     measurements: Sequence[MeasurementParts] = ()
     architecture: str = "amd64"
     """Processor of the machines that mount the variant, as container runtimes name it."""

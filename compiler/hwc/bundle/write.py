@@ -13,7 +13,7 @@ from hwc.bundle import weight_tar
 from hwc.bundle.entries import MeasurementEntry, VariantEntry
 from hwc.bundle.manifest import FACTS_ROLE, MOUNT_PREFIX, FileLayer, VariantKey
 from hwc.bundle.parts import SERVING_NAME, MeasurementParts, ModelIdentity, VariantParts, check_measurement
-from hwc.errors import UsageError
+from hwc.errors import IntegrityError, UsageError
 from hwc.oci_layout import Layout
 from hwc.oci_manifest import (
     EMPTY_PAYLOAD,
@@ -33,6 +33,12 @@ from hwc.oci_manifest import (
 def write_variant(layout: Layout, model: ModelIdentity, parts: VariantParts) -> VariantEntry:
     """Store a variant's files, its two manifests, its index and its measurements; nothing points at them yet."""
     layers = [_store_file(layout, role, parts.files[role]) for role in sorted(parts.files)]
+    for layer in layers:
+        if parts.sha256.get(layer.role, layer.sha256) != layer.sha256:
+            raise IntegrityError(
+                f"{layer.role} is not what it was when it was made", where=str(parts.files[layer.role]),
+                hint="`hwc cache verify` removes damaged stage outputs; then build again",
+            )
     content_sha256 = shapes.content_sha256((layer.role, layer.sha256) for layer in layers)
     for measurement in parts.measurements:
         check_measurement(measurement, content_sha256, parts.status)

@@ -79,9 +79,6 @@ def run(argv: list[str]) -> int:
             traceback.print_exc()
         render.error(failure)
         return failure.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as failure:
         from hwc.files import explain_os_error
 

@@ -210,6 +210,7 @@ class _Outcome:
             "simplify": _read(self.path["simplify"], "simplify.json"),
             "lower": _read(self.path["lower"], "lower.json"),
             "evaluation": spec.evaluation.model_dump(mode="json", exclude_none=True),
+            **_evaluator_facts(self.variant),
             "gates": self.gates().model_dump(mode="json", exclude_none=True),
             "parity_max_abs": spec.parity_max_abs,
             "tools": {tool: tool_version(tool) for tool in TOOLS},
@@ -252,6 +253,12 @@ class _Outcome:
             facts=self.facts(),
             measurements=(measurement,),
         )
+
+
+def _evaluator_facts(variant: VariantPlan) -> dict[str, str]:
+    """Return the digest of the user's own evaluator, by which a later check knows that it is the same."""
+    sha256 = variant.check.params.get("evaluator_sha256") if variant.check else None
+    return {"evaluator_sha256": sha256} if sha256 else {}
 
 
 def _created(outcomes: Sequence[_Outcome]) -> str:

@@ -7,9 +7,8 @@ import statistics
 
 import pytest
 
-from hwc.measure.profile import cell, misses_latency, noise, summarise
+from hwc.measure.profile import cell, noise, summarise
 from hwc.program import Function, Port
-from hwc.spec.model import Gates
 
 
 def steady(count: int = 200, *, base: float = 10.0, spread: float = 0.02, seed: int = 0) -> list[float]:
@@ -76,15 +75,3 @@ def test_a_cell_counts_items_by_its_batch() -> None:
     report = {"wall_ms": {"b4": [10.0] * 50}, "cpu_ms": {"b4": [10.0] * 50}, "first_ms": {"b4": 99.0}}
     made = cell(FUNCTION, report, on_processor=True)
     assert (made["batch"], made["items_per_s"], made["first_ms"], made["valid"]) == (4, 400.0, 99.0, True)
-
-
-def told(p99: float, *, valid: bool) -> dict:
-    return {"cells": [{"function": "b4", "latency_ms": {"p99": p99}, "valid": valid}]}
-
-
-def test_latency_gates_judge_quiet_cells_alone_and_never_pass_for_want_of_one() -> None:
-    gates = Gates(p99_ms_max=10.0)
-    assert misses_latency(told(10.0, valid=True), gates) == []
-    assert "p99 10.1 ms > 10.0 ms" in misses_latency(told(10.1, valid=True), gates)[0]
-    assert "too noisy to judge" in misses_latency(told(1.0, valid=False), gates)[0]
-    assert misses_latency(told(99.0, valid=False), Gates()) == []

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hwc import render
+from hwc.bundle.gates import Verdict
+from hwc.bundle.open import Bundle, open_bundle
+from hwc.bundle.reference import parse
+from hwc.files import write_atomic
+from hwc.oci_layout import Layout
 from hwc.pipeline import build as building
-from hwc.pipeline import explain
-from hwc.pipeline.build import Built, Request
+from hwc.pipeline import ci, explain
+from hwc.pipeline.build import Built, GatesMissed, Request
 from hwc.pipeline.store import Store
 from hwc.spec import infer
 from hwc.spec.project import Found, Project, open_project
@@ -19,27 +25,76 @@ STEP_GIB = 3
 """Memory one step of a small model takes at most; jobs are bounded by it."""
 
 
-def build(
-    models: Sequence[str], *, targets: Sequence[str] | None, schemes: Sequence[str] | None, everything: bool, jobs: int,
-    smoke: bool, refresh: Sequence[str], tag: str, format: str,
-) -> None:
-    """Build every model in turn and show its bundle."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """The options of ``hwc build``, as they were given."""
+
+    targets: Sequence[str] | None
+    schemes: Sequence[str] | None
+    everything: bool
+    jobs: int
+    smoke: bool
+    refresh: Sequence[str]
+    tag: str
+    baseline: str | None
+    junit: Path | None
+    summary: Path | None
+    format: str
+
+
+def build(models: Sequence[str], options: BuildOptions) -> None:
+    """Build every model in turn and show its bundle; the CI files are written whether gates are held or not."""
     project = open_project(Path.cwd())
     results: list[Built] = []
-    for model in models:
-        request = _request(project, model, targets, schemes, everything)
-        request = Request(
-            found=request.found, targets=request.targets, schemes=request.schemes, tag=tag, smoke=smoke,
-            jobs=jobs or project.spec.jobs or default_jobs(), refresh=explain.known_stages(refresh),
-        )
-        _tell_inferred(model, request.found)
-        with render.Progress() as progress:
-            built = building.build(project, request, progress)
-        results.append(built)
-        if format == "table":
-            show(built)
-    if format == "json":
+    verdicts: list[Verdict] = []
+    try:
+        for model in models:
+            results.append(_build_one(project, model, options))
+            verdicts += results[-1].verdicts
+    except GatesMissed as missed:
+        verdicts += missed.verdicts
+        raise
+    finally:
+        _write_ci(options, ", ".join(models), verdicts)
+    if options.format == "json":
         render.as_json([_as_json(built) for built in results])
+
+
+def _build_one(project: Project, model: str, options: BuildOptions) -> Built:
+    request = replace(
+        _request(project, model, options.targets, options.schemes, options.everything),
+        tag=options.tag,
+        smoke=options.smoke,
+        jobs=options.jobs or project.spec.jobs or default_jobs(),
+        refresh=explain.known_stages(options.refresh),
+        baseline=_baseline(project, options.baseline),
+    )
+    _tell_inferred(model, request.found)
+    with render.Progress() as progress:
+        built = building.build(project, request, progress)
+    if options.format == "table":
+        show(built)
+    return built
+
+
+def _baseline(project: Project, text: str | None) -> Bundle | None:
+    if text is None:
+        return None
+    reference = parse(text, default_store=str(project.store))
+    return open_bundle(Layout(reference.store).check(), reference)
+
+
+def _write_ci(options: BuildOptions, name: str, verdicts: Sequence[Verdict]) -> None:
+    """Write JUnit XML, and the summary where it was asked for or GitHub Actions gives a file for it."""
+    if options.junit is not None:
+        write_atomic(options.junit, ci.junit(name, verdicts))
+    told = options.summary or (Path(os.environ["GITHUB_STEP_SUMMARY"]) if "GITHUB_STEP_SUMMARY" in os.environ else None)
+    if told is not None and verdicts:
+        with told.open("a", encoding="utf-8") as stream:
+            stream.write(ci.summary(name, verdicts))
+    for verdict in verdicts:
+        if verdict.outcome == "unjudged":
+            render.note(f"not judged: {verdict.variant} {verdict.gate}: {verdict.told}")
 
 
 def default_jobs() -> int:
@@ -67,7 +122,8 @@ def _as_json(built: Built) -> dict[str, Any]:
     return {
         "tag": built.tag, "digest": built.digest, "changed": built.changed, "variants": list(built.serving),
         "bits_per_parameter": list(built.bits_per_parameter), "unverified_reasons": list(built.reasons),
-        "steps_run": built.steps_made, "steps_reused": built.steps_reused, "wall_s": built.wall_s,
+        "gates": [asdict(verdict) for verdict in built.verdicts], "steps_run": built.steps_made,
+        "steps_reused": built.steps_reused, "wall_s": built.wall_s,
     }
 
 

@@ -34,14 +34,20 @@ def build(
     smoke: Annotated[bool, typer.Option("--smoke", help="Check, but do not profile.")] = False,
     refresh: Annotated[list[str] | None, typer.Option(help="Stage to run again, as `profile`; repeatable.")] = None,
     tag: Annotated[str, typer.Option(help="Mutable version tag that the build moves.")] = "dev",
+    baseline: Annotated[str | None, typer.Option(metavar="BUNDLE", help="Bundle to hold regressions against.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write the gates' verdicts as JUnit XML.")] = None,
+    summary: Annotated[Path | None, typer.Option(help="Append the verdicts as Markdown.")] = None,
     format: Format = "table",
 ) -> None:
     """Export, quantise, lower, check, profile and pack models into verified bundles."""
     from hwc.cli import action
 
     action.build(
-        models, targets=target, schemes=quantise, everything=everything, jobs=jobs, smoke=smoke,
-        refresh=refresh or [], tag=tag, format=format,
+        models,
+        action.BuildOptions(
+            targets=target, schemes=quantise, everything=everything, jobs=jobs, smoke=smoke, refresh=refresh or [],
+            tag=tag, baseline=baseline, junit=junit, summary=summary, format=format,
+        ),
     )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwc import render
+from hwc.bundle import compare as comparing
 from hwc.bundle import export_dir as exporting
 from hwc.bundle import remove as removing
 from hwc.bundle.open import Bundle, Variant, open_bundle, require_verified
@@ -73,6 +75,23 @@ def _details(variant: Variant) -> list[str]:
             top = ", ".join(f"{row['dispatch']} {row['share']:.0%}" for row in rows[:3])
             lines.append(f"{name} spends its time in {top}")
     return lines
+
+
+def diff(before: str, after: str, *, everything: bool, format: str) -> None:
+    """Show what changed between two bundles."""
+    changes = [row for row in comparing.compare(_open(before), _open(after)) if everything or row.weight != "same"]
+    if format == "json":
+        render.as_json([asdict(row) for row in changes])
+    elif format == "markdown":
+        render.result(comparing.markdown(f"{before} → {after}", changes))
+    elif not changes:
+        render.result("no difference")
+    else:
+        columns = ("variant", "what", "before", "after", "Δ", "")
+        render.table(
+            f"{before} → {after}", columns,
+            [[row.variant, row.what, row.before, row.after, row.delta, row.weight] for row in changes],
+        )
 
 
 def run(text: str, *, texts: list[str], input_file: Path | None, output_file: Path | None, format: str) -> None:

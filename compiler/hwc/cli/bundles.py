@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,6 +13,7 @@ from hwc.cli.options import Format, Reference
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
     app.command()(inspect)
+    app.command()(diff)
     app.command()(run)
     app.command()(check)
     app.command()(profile)
@@ -29,6 +30,18 @@ def inspect(bundle: Reference, format: Format = "table") -> None:
     from hwc.cli import bundle_action
 
     bundle_action.inspect(bundle, format=format)
+
+
+def diff(
+    before: Annotated[str, typer.Argument(metavar="A", help="Bundle before.")],
+    after: Annotated[str, typer.Argument(metavar="B", help="Bundle after.")],
+    everything: Annotated[bool, typer.Option("--all", help="Show what did not change, too.")] = False,
+    format: Annotated[Literal["table", "markdown", "json"], typer.Option("--format", help="Form.")] = "table",
+) -> None:
+    """Compare two bundles: size, bits, quality, latency, cost, tools, and which differences are more than noise."""
+    from hwc.cli import bundle_action
+
+    bundle_action.diff(before, after, everything=everything, format=format)
 
 
 def run(

@@ -21,9 +21,9 @@ def route(
     state: Annotated[Path | None, typer.Option(help="Live state as JSON, laid over the fleet file's.")] = None,
     model: Annotated[str | None, typer.Option(help="Model the request is for.")] = None,
     items: Annotated[int | None, typer.Option(help="Items in the request.", min=1)] = None,
-    size: Annotated[list[str] | None, typer.Option(help="Size of an item's dimension, as sequence=100; repeatable.")] = None,
-    slo_p99_ms: Annotated[float | None, typer.Option("--slo-p99-ms", help="Objective on the p99, in milliseconds.")] = None,
-    min_quality: Annotated[list[str] | None, typer.Option(help="Least quality, as cosine_mean=0.98; repeatable.")] = None,
+    size: Annotated[list[str] | None, typer.Option(help="Size of a dimension, as sequence=100.")] = None,
+    slo_p99_ms: Annotated[float | None, typer.Option(help="Objective on the p99, in milliseconds.")] = None,
+    min_quality: Annotated[list[str] | None, typer.Option(help="Least quality, as cosine_mean=0.98.")] = None,
     priority: Annotated[int | None, typer.Option(help="Above 0: may use draining nodes.")] = None,
     allow_unverified: Annotated[bool, typer.Option(help="Consider variants that never ran on their device.")] = False,
     format: Format = "table",
@@ -31,7 +31,6 @@ def route(
     """Choose a variant and a node from serving metadata and live state alone, and say why the others lost."""
     from hwc.cli import route_action
 
-    from hwc.cli import route_action
 
     overrides = {
         "model": model, "items": items, "slo_p99_ms": slo_p99_ms, "priority": priority,

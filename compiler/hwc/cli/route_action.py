@@ -47,7 +47,8 @@ def route(
     elif decision.chosen is not None:
         _show(decision)
     if decision.chosen is None:
-        reasons = "\n         ".join(f"{loss.candidate}: {loss.reason}" for loss in decision.losses) or "the fleet is empty"
+        told = [f"{loss.candidate}: {loss.reason}" for loss in decision.losses]
+        reasons = "\n         ".join(told) or "the fleet is empty"
         raise GateError(
             f"nothing can serve this request within {wanted.slo_p99_ms:g} ms", where=reasons,
             hint="relax the objective, split the request, add nodes, or --allow-unverified",

@@ -12,7 +12,7 @@ from hwc.capture.golden import Case, load_cases, load_numbered
 from hwc.measure import metrics
 from hwc.program import Program
 from hwc.runtime import clean
-from hwc.spec.model import EvaluationSpec, Gates, bucket_id
+from hwc.spec.model import EvaluationSpec, bucket_id
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,33 +86,6 @@ def by_item(cases: Sequence[Case], results: Sequence[Mapping[str, np.ndarray]]) 
             corner = tuple(slice(size) for size in found[item].shape)
             filled[name][place][corner] = found[item]
     return filled
-
-
-def misses(report: Mapping[str, Any], gates: Gates, parity_max_abs: float, bits_per_parameter: float) -> list[str]:
-    """Return every gate that a checked artefact misses, told with its figure and its bound; pure."""
-    found: list[str] = []
-    parity = report["parity"]["max_abs"]
-    if not parity <= parity_max_abs:
-        found.append(f"parity with ONNX Runtime: max abs {parity:.2e} > {parity_max_abs:.2e}")
-    measured: Mapping[str, float] = report["quality"]["metrics"]
-    lower = {
-        "cosine_mean": gates.cosine_mean_min,
-        "nearest_neighbour": gates.nearest_neighbour_min,
-        "top1": gates.top1_min,
-        **gates.metrics_min,
-    }
-    for name, bound in lower.items():
-        if bound is None:
-            continue
-        if name not in measured:
-            found.append(f"{name}: gated at {bound}, but the evaluator does not measure it")
-        elif not measured[name] >= bound:
-            found.append(f"{name} {measured[name]:.4f} < {bound}")
-    if gates.max_abs is not None and not measured["max_abs"] <= gates.max_abs:
-        found.append(f"max abs to the float model {measured['max_abs']:.2e} > {gates.max_abs:.2e}")
-    if gates.bits_per_parameter_max is not None and bits_per_parameter > gates.bits_per_parameter_max:
-        found.append(f"bits per parameter {bits_per_parameter:.2f} > {gates.bits_per_parameter_max}")
-    return found
 
 
 def write(report: Mapping[str, Any], out: Path) -> None:

@@ -8,7 +8,7 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from hwc import machine
 from hwc.measure import dispatches
 from hwc.program import Function, Program
 from hwc.runtime import clean
-from hwc.spec.model import Gates
 
 NOISY_CV = 0.10
 NOISY_WAIT_SHARE = 0.05
@@ -158,17 +157,3 @@ def static_conditions(program: Program) -> dict[str, Any]:
         "boundary": "engine: inputs on the device to outputs on the host, no queue, no network",
         "percentiles": "nearest rank over single calls",
     }
-
-
-def misses_latency(report: Mapping[str, Any], gates: Gates) -> list[str]:
-    """Return the latency gates a profile misses; a noisy cell cannot pass or fail one and is told as such; pure."""
-    if gates.p99_ms_max is None:
-        return []
-    found = []
-    for entry in report["cells"]:
-        p99 = entry["latency_ms"]["p99"]
-        if entry["valid"] and p99 > gates.p99_ms_max:
-            found.append(f"{entry['function']} p99 {p99:.1f} ms > {gates.p99_ms_max} ms")
-    if not any(entry["valid"] for entry in report["cells"]):
-        found.append("latency is gated, but every cell was too noisy to judge; run again on a quiet machine")
-    return found

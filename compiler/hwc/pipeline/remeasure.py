@@ -151,7 +151,11 @@ def _attach(layout: Layout, bundle: Bundle, variant: Variant, serving: Serving, 
         documents=documents,
     )
     pack.attach(
-        layout, model=pack.ModelIdentity(model_id=bundle.model_id, version=bundle.version), tag=bundle.tag,
+        layout,
+        model=pack.ModelIdentity(
+            model_id=bundle.model_id, version=bundle.version, title=variant.facts["model"]["title"]
+        ),
+        tag=bundle.tag,
         target=variant.target, scheme=variant.scheme, measurement=measurement, status="verified",
         created_utc=serving.identity.created_utc,
     )

@@ -113,6 +113,17 @@ class EvaluationSpec(Record):
         return self
 
 
+class Regression(Record):
+    """Bounds against a baseline bundle, where one is given; absent means not gated."""
+
+    quality_drop_max: Annotated[float, Field(ge=0)] | None = None
+    """Largest fall of cosine, neighbour or top-1 agreement, in the metric's own unit."""
+    latency_growth_max: Annotated[float, Field(ge=0)] | None = None
+    """Largest growth of the mean latency, as a share; missed only where the 95 % interval lies above it."""
+    size_growth_max: Annotated[float, Field(ge=0)] | None = None
+    cost_growth_max: Annotated[float, Field(ge=0)] | None = None
+
+
 class Gates(Record):
     """Bounds an artefact must hold to be tagged; absent means not gated."""
 
@@ -124,7 +135,12 @@ class Gates(Record):
     metrics_min: dict[str, float] = Field(default_factory=dict)
     """Lower bounds on the metrics of a user's own evaluator, by name."""
     bits_per_parameter_max: Annotated[float, Field(gt=0)] | None = None
+    weights_bytes_max: Annotated[int, Field(gt=0)] | None = None
     p99_ms_max: Annotated[float, Field(gt=0)] | None = None
+    """On every shape that tells a p99; a noisy shape is not judged, and said not to be."""
+    usd_per_million_items_max: Annotated[float, Field(gt=0)] | None = None
+    """On the cheapest shape, at the base price."""
+    regression: Regression = Regression()
 
 
 class BuildSpec(Record):

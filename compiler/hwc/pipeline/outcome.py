@@ -1,0 +1,161 @@
+"""What became of one variant: its steps' outputs, read into the files, facts and metadata that a bundle holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hwc import digest, machine
+from hwc.bundle import pack
+from hwc.bundle.describe import Findings, describe
+from hwc.bundle.manifest import content_sha256
+from hwc.bundle.serving import Serving, to_document
+from hwc.pipeline.plan import Plan, VariantPlan
+from hwc.pipeline.step import tool_version
+from hwc.pipeline.store import Artifact
+from hwc.spec.model import Gates
+from hwc.spec.prices import PriceTable
+
+TOOLS = ("torch", "optimum-onnx", "onnx", "onnxsim", "onnxruntime", "iree-base-compiler", "iree-base-runtime")
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((folder / name).read_text())
+    return loaded
+
+
+class Outcome:
+    """The outputs of one variant's steps."""
+
+    def __init__(self, plan: Plan, variant: VariantPlan, done: Mapping[str, Artifact]) -> None:
+        self.spec, self.variant = plan.found.spec, variant
+        self.path = {
+            name: done[step.key].path
+            for name, step in {
+                "capture": variant.capture, "simplify": variant.simplify, "cases": variant.cases,
+                "reference": variant.reference,
+                "encode": variant.encode, "lower": variant.lower, "check": variant.check, "profile": variant.profile,
+            }.items()
+            if step is not None and step.key in done
+        }
+        self.sha256 = {
+            artifact.path / name: sha256 for artifact in done.values() for name, sha256 in artifact.sha256.items()
+        }
+        self.audit = _read(self.path["encode"], "audit.json")
+        self.check = _read(self.path["check"], "check.json") if "check" in self.path else None
+        self.profile = _read(self.path["profile"], "profile.json") if "profile" in self.path else None
+
+    def gates(self) -> Gates:
+        """Return the gates of the variant's scheme."""
+        return self.spec.gates.get(self.variant.scheme.name, Gates())
+
+    @property
+    def measured_utc(self) -> str | None:
+        """When it was profiled here; None if it was not."""
+        return self.profile["measured_utc"] if self.profile else None
+
+    def files(self) -> dict[str, Path]:
+        """Role to file: what the bundle holds."""
+        found = {
+            "code/module.vmfb": self.path["lower"] / "module.vmfb",
+            "weights/float.irpa": self.path["encode"] / "float.irpa",
+            "weights/linears.irpa": self.path["encode"] / "linears.irpa",
+        }
+        for name in ("cases.npz", "cases.json", "expected.npz"):
+            found[f"golden/{name}"] = self.path["cases"] / name
+        if "reference" in self.path:
+            found["golden/reference.npz"] = self.path["reference"] / "expected.npz"
+        for kind in ("tokenizer", "licences"):
+            folder = self.path["capture"] / kind
+            for file in sorted(folder.iterdir()) if folder.is_dir() else []:
+                found[f"{kind}/{file.name}"] = file
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is true of the variant wherever it was built: no time, no path, no measurement."""
+        target, spec = self.variant.target, self.spec
+        return {
+            "model": {
+                "id": spec.name, "title": spec.title, "task": spec.task, "licence": spec.licence,
+                "batch_dim": spec.batch_dim, "outputs": list(spec.outputs),
+                "inputs": {name: tensor.model_dump(mode="json") for name, tensor in spec.inputs.items()},
+            },
+            "target": target.spec.model_dump(mode="json", exclude_none=True),
+            "target_sha256": digest.of_json(target.spec.model_dump(mode="json")),
+            "device": {**asdict(target.device), "isa_features": list(target.device.isa_features)},
+            "scheme": asdict(self.variant.scheme),
+            "audit": self.audit,
+            "capture": _read(self.path["capture"], "capture.json"),
+            "simplify": _read(self.path["simplify"], "simplify.json"),
+            "lower": _read(self.path["lower"], "lower.json"),
+            "evaluation": spec.evaluation.model_dump(mode="json", exclude_none=True),
+            **_evaluator_facts(self.variant),
+            "gates": self.gates().model_dump(mode="json", exclude_none=True),
+            "parity_max_abs": spec.parity_max_abs,
+            "tools": {tool: tool_version(tool) for tool in TOOLS},
+        }
+
+    def serving(self, tag: str, prices: PriceTable) -> Serving:
+        """Return the variant's serving metadata."""
+        digests = self.digests()
+        found = Findings(
+            bundle_id=f"{self.spec.name}:{tag}",
+            model_id=self.spec.name,
+            created_utc=created_utc([self]),
+            target=self.variant.target.spec,
+            scheme=self.variant.scheme.name,
+            content_sha256=content_sha256(digests.items()),
+            golden_sha256=digests["golden/cases.npz"],
+            tokenizer_sha256=digests.get("tokenizer/tokenizer.json"),
+            audit=self.audit,
+            check=self.check,
+            profile=self.profile,
+            tools={tool: tool_version(tool) for tool in TOOLS},
+            raw={name: digest.of_json(document) for name, document in self.documents().items()},
+        )
+        return describe(found, prices)
+
+    def digests(self) -> dict[str, str]:
+        """Role to digest of its file, as recorded when it was made."""
+        return {role: self.sha256[path] for role, path in self.files().items()}
+
+    def documents(self) -> dict[str, dict[str, Any]]:
+        """Return the measurements as they were made."""
+        found = {"check.json": self.check, "profile.json": self.profile}
+        return {name: document for name, document in found.items() if document}
+
+    def parts(self, serving: Serving) -> pack.VariantParts:
+        """Return what is packed."""
+        measurement = pack.MeasurementParts(
+            serving=to_document(serving),
+            machine_sha256=machine.describe().fingerprint,
+            method="build",
+            documents=self.documents(),
+        )
+        return pack.VariantParts(
+            target=self.variant.target.spec.name,
+            scheme=self.variant.scheme.name,
+            status=serving.status,
+            files=self.files(),
+            sha256=self.digests(),
+            facts=self.facts(),
+            measurements=(measurement,),
+        )
+
+
+def _evaluator_facts(variant: VariantPlan) -> dict[str, str]:
+    """Return the digest of the user's own evaluator, by which a later check knows that it is the same."""
+    sha256 = variant.check.params.get("evaluator_sha256") if variant.check else None
+    return {"evaluator_sha256": sha256} if sha256 else {}
+
+
+def created_utc(outcomes: Sequence[Outcome]) -> str:
+    """Return when the newest measurement was made, or SOURCE_DATE_EPOCH, or the epoch where nothing was measured."""
+    if epoch := os.environ.get("SOURCE_DATE_EPOCH"):
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(epoch)))
+    return max(filter(None, (outcome.measured_utc for outcome in outcomes)), default="1970-01-01T00:00:00Z")

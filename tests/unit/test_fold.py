@@ -7,6 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hwc import onnx_io
 from hwc.capture.fold import fold_weights
+from hwc.capture.weights import rename_invented
 from hwc.quantise.linears import find
 
 
@@ -73,3 +74,24 @@ def test_a_weight_read_only_inside_an_inner_graph_is_kept():
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     fold_weights(model)
     assert [tensor.name for tensor in model.graph.initializer] == ["w"]
+
+
+def test_a_weights_name_loses_what_no_parameter_key_may_hold_and_stays_unique():
+    weight = np.ones((64, 6), np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["x", "net::w 1"], ["h"]),
+        helper.make_node("Add", ["h", "net::w_1"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 6])],
+        [numpy_helper.from_array(weight, "net::w 1"), numpy_helper.from_array(weight[0], "net::w_1")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    before = _run(model)
+    rename_invented(model)
+    names = [tensor.name for tensor in model.graph.initializer]
+    assert sorted(names) == ["net__w_1", "net__w_1.2"]
+    np.testing.assert_array_equal(_run(model)[0], before[0])

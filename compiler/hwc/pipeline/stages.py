@@ -154,7 +154,7 @@ def _profile(job: Job) -> None:
 
 
 CAPTURE = Stage(
-    name="capture", version=3, tools=("torch", "transformers", "optimum-onnx", "onnx"), function=_capture
+    name="capture", version=4, tools=("torch", "transformers", "optimum-onnx", "onnx"), function=_capture
 )
 SIMPLIFY = Stage(name="simplify", version=3, tools=("onnx", "onnxsim", "onnxruntime"), function=_simplify)
 CASES = Stage(name="cases", version=2, tools=("onnxruntime", "tokenizers"), function=_cases)

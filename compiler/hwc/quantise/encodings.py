@@ -69,15 +69,16 @@ Layout = dict[Part, TensorLayout]
 def layout(encoding: str, geometry: Geometry) -> Layout:
     """Return the parts of a packed weight with their dtypes and shapes.
 
-    | encoding | codes | scales | zeros (zero point − 8) | where it works (IREE 3.13) |
+    | encoding | codes | scales | zeros (zero point − 8) | what it compiles for (IREE 3.13) |
     |---|---|---|---|---|
     | ``i4-grouped`` | i4 [N, G, g], code − 8 | f16 [N, G] | i8 [N, G] | llvm-cpu, cuda, rocm |
-    | ``u8-nibbles`` | i32 [N, G, g/8]: nibbles, even k low | f16 [N, G] | i8 [N, G] | everywhere |
-    | ``e4m3-bits`` | i8 [N, K] | f32 [N] | – | everywhere but llvmpipe, which needs minutes a dispatch |
-    | ``e4m3-words`` | i32 [N, K/4], the same bytes | f32 [N] | – | everywhere |
+    | ``u8-nibbles`` | i32 [N, G, g/8]: nibbles, even k low | f16 [N, G] | i8 [N, G] | these and Vulkan |
+    | ``e4m3-bits`` | i8 [N, K] | f32 [N] | – | these and Vulkan, but llvmpipe takes minutes |
+    | ``e4m3-words`` | i32 [N, K/4], the same bytes | f32 [N] | – | these and Vulkan |
 
-    The bytes of ``u8-nibbles`` codes are those of MatMulNBits, read four at a time: 8-bit loads and i4 vectors are
-    what llvmpipe and rdna3 fail on. Raises ValueError for an unknown encoding or sizes it cannot hold.
+    The bytes of ``u8-nibbles`` codes are those of MatMulNBits, read four at a time. On llvmpipe i4 vectors do not
+    compile at 4 rows and more, and nibbles read as i8 gave wrong numbers or hung.
+    Raises ValueError for an unknown encoding or sizes it cannot hold.
     """
     if encoding not in _LAYOUTS:
         raise ValueError(f"unknown encoding `{encoding}`; known: {', '.join(_LAYOUTS)}")

@@ -19,7 +19,8 @@ def rename_invented(model: onnx.ModelProto) -> dict[str, str]:
     """Rename initializers that an exporter invented (``onnx::MatMul_1234``) after their module, in place.
 
     Returns old name to new. A name that the author gave is kept, but for characters no parameter key may hold; a
-    weight used by several nodes is named after the first. Module paths come from the node's own name (TorchScript exporter) or its name scopes (dynamo exporter).
+    weight used by several nodes is named after the first. Module paths come from the node's own name (TorchScript
+    exporter) or its name scopes (dynamo exporter).
     """
     initializers = {tensor.name for tensor in model.graph.initializer}
     taken = set(initializers)

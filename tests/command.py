@@ -21,7 +21,7 @@ RUN_TIMEOUT_S = 900
 def clean_environment(home: Path) -> dict[str, str]:
     """Return this process's environment without any HWC_* setting, with homes that belong to one test."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HWC_")}
-    for name in ("SOURCE_DATE_EPOCH", "NO_COLOR", "COLUMNS", "PYTHONPATH"):
+    for name in ("SOURCE_DATE_EPOCH", "NO_COLOR", "COLUMNS"):
         kept.pop(name, None)
     return {**kept, "HWC_HOME": str(home), "XDG_CONFIG_HOME": str(home / "config"), "COLUMNS": "190"}
 

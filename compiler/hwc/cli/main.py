@@ -62,10 +62,12 @@ def main() -> None:
 def run(argv: list[str]) -> int:
     """Run one command; return its exit code."""
     from hwc import render
-    from hwc.errors import HwcError, InternalError
+    from hwc.errors import HwcError, InternalError, InterruptedBuild
 
     try:
-        app(args=argv, standalone_mode=False)
+        code = app(args=argv, standalone_mode=False)  # newer versions of Typer turn Ctrl-C into a code, too
+        if code == InterruptedBuild.exit_code:
+            raise KeyboardInterrupt
     except typer.Exit as stop:
         return stop.exit_code
     except _ClickError as wrong:
@@ -92,7 +94,7 @@ def run(argv: list[str]) -> int:
         what = f"internal error: {type(bug).__name__}: {bug}"
         render.error(InternalError(what, where=_log_bug(), hint="please report this"))
         return 1
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _log_bug() -> str:

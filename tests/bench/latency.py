@@ -191,7 +191,7 @@ def _time(runners: dict[str, Runner], feeds: Feeds, rounds: int) -> dict[str, di
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
-    deciles = statistics.quantiles(values, n=10)
+    deciles = statistics.quantiles(values, n=10, method="inclusive")
     return {
         "min": min(values), "p10": deciles[0], "median": statistics.median(values), "p90": deciles[-1], "n": len(values)
     }

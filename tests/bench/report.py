@@ -52,7 +52,7 @@ interface it {rebuilt['without_a_network']}.
 
 def _cold(cold: Row) -> str:
     ratios = "\n".join(
-        f"| {name} | {_told(row)} | {'≤ ' + str(cold['target_ratio']) if index in (0, 4) else ''} |"
+        f"| {name} | {_told(row)} | {'≤ ' + str(cold['target_ratio']) if index in (0, 4, 5) else ''} |"
         for index, (name, row) in enumerate(cold["ratios"].items())
     )
     stages, tools = _costs(cold["stages"]), _costs(cold["bare"])

@@ -82,11 +82,11 @@ def test_a_batch_that_is_not_full_is_filled_up_and_cut_again() -> None:
     [
         ({"ids": np.ones((1, 4), np.int64)}, "missing input `mask`"),
         ({**feeds(1, 4), "extra": np.ones(1)}, "unknown input `extra`"),
-        ({"ids": np.ones((1, 4)), "mask": np.ones((1, 5))}, "has size 5 where `sequence` is 4"),
-        ({"ids": np.ones((1, 4)), "mask": np.ones((2, 4))}, "has size 2 where `batch` is 1"),
-        ({"ids": np.ones(4), "mask": np.ones(4)}, "has shape"),
+        ({"ids": np.ones((1, 4), int), "mask": np.ones((1, 5), int)}, "has size 5 where `sequence` is 4"),
+        ({"ids": np.ones((1, 4), int), "mask": np.ones((2, 4), int)}, "has size 2 where `batch` is 1"),
+        ({"ids": np.ones(4, int), "mask": np.ones(4, int)}, "has shape"),
         (feeds(1, 17), "no compiled shape holds"),
-        ({"ids": np.ones((0, 4)), "mask": np.ones((0, 4))}, "has size 0"),
+        ({"ids": np.ones((0, 4), int), "mask": np.ones((0, 4), int)}, "has size 0"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused_by_name(given: dict[str, np.ndarray], told: str) -> None:

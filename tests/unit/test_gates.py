@@ -2,8 +2,8 @@
 
 import copy
 import math
+import xml.etree.ElementTree as ET
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 from test_serving_schema import verified
@@ -130,7 +130,7 @@ def test_junit_counts_and_names_every_gate():
         Verdict(variant="cpu/fp8", gate="cosine_mean", outcome="missed", told="0.9 < 0.99 & <bad>"),
         Verdict(variant="cpu/fp8", gate="p99_ms", outcome="unjudged", told="too noisy"),
     ]
-    suite = ElementTree.fromstring(ci.junit("minilm", verdicts)).find("testsuite")
+    suite = ET.fromstring(ci.junit("minilm", verdicts)).find("testsuite")
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("3", "1", "1")
     assert suite.find("testcase/failure").get("message") == "0.9 < 0.99 & <bad>"
     assert [case.get("classname") for case in suite] == ["minilm.cpu/fp32", "minilm.cpu/fp8", "minilm.cpu/fp8"]

@@ -1,4 +1,4 @@
-"""The cache of stage outputs: made once, visible whole or not at all, repaired after crashes, never holding a failure."""
+"""The cache of stage outputs: made once, visible whole or not at all, repaired after crashes, holding no failure."""
 
 from __future__ import annotations
 

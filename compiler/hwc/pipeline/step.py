@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -63,6 +64,7 @@ def _ingredients(stage: Stage, params: Mapping[str, Any], inputs: Mapping[str, S
     }
 
 
+@cache
 def tool_version(distribution: str) -> str:
     """Return the installed version of a distribution, or ``absent``."""
     try:

@@ -126,21 +126,27 @@ def run_reference(
     graphs: dict[str, onnx.ModelProto], weights: dict[str, np.ndarray], cases: Sequence[Case], outputs: Sequence[str]
 ) -> list[dict[str, np.ndarray]]:
     """Run every case on its bucket's graph in strict ONNX Runtime; raise IntegrityError for a non-finite output."""
+    results: dict[int, dict[str, np.ndarray]] = {}
+    for name, graph in graphs.items():  # one bucket at a time: a session holds a copy of the weights
+        opened = session(onnx_io.attach(graph, weights))
+        for number, case in enumerate(cases):
+            if bucket_id(case.bucket) == name:
+                values = call(opened, outputs, case.feeds)
+                results[number] = _finite(dict(zip(outputs, values, strict=True)), case)
+    return [results[number] for number in range(len(cases))]
+
+
+def _finite(values: dict[str, np.ndarray], case: Case) -> dict[str, np.ndarray]:
     import numpy as np
 
-    sessions = {name: session(onnx_io.attach(graph, weights)) for name, graph in graphs.items()}
-    results: list[dict[str, np.ndarray]] = []
-    for case in cases:
-        values = call(sessions[bucket_id(case.bucket)], outputs, case.feeds)
-        for name, value in zip(outputs, values, strict=True):
-            if not np.isfinite(value).all():
-                raise IntegrityError(
-                    f"output `{name}` of the reference holds NaN or infinity",
-                    where=f"bucket {bucket_id(case.bucket)}, items {case.items}",
-                    hint="the weights are damaged, or the inputs are outside the model's range",
-                )
-        results.append(dict(zip(outputs, values, strict=True)))
-    return results
+    for name, value in values.items():
+        if not np.isfinite(value).all():
+            raise IntegrityError(
+                f"output `{name}` of the reference holds NaN or infinity",
+                where=f"bucket {bucket_id(case.bucket)}, items {case.items}",
+                hint="the weights are damaged, or the inputs are outside the model's range",
+            )
+    return values
 
 
 def load_graphs(folder: Path, buckets: Sequence[Bucket]) -> dict[str, onnx.ModelProto]:

@@ -14,13 +14,14 @@ from hwc.pipeline import targets
 from hwc.pipeline.step import tool_version
 from hwc.pipeline.store import Store
 from hwc.spec.project import Project, find_model, find_target, names_on
+from hwc.spec.target import TargetSpec
 
 TOOLS = (
     "torch", "transformers", "optimum-onnx", "onnx", "onnxsim", "onnxruntime", "iree-base-compiler",
     "iree-base-runtime", "safetensors", "tokenizers",
 )
 DRIVER_ADVICE = {
-    "vulkan": "install a Vulkan driver for the device (Debian: libvulkan1 mesa-vulkan-drivers)",
+    "vulkan": "needs such a GPU and its Vulkan driver",
     "cuda": "needs an NVIDIA GPU and its driver (libcuda.so)",
     "hip": "needs an AMD GPU and ROCm",
     "none": "hwc has no runtime for it: hwc export dir, and run it on its own machine",
@@ -60,11 +61,17 @@ def _target(project: Project, name: str) -> dict[str, str]:
         return {"name": name, "builds": "no", "runs": "no", "advice": f"{error.what} {error.hint}".strip()}
     advice = ""
     if not resolved.device_name:
-        advice = f"{resolved.absent_reason}; {DRIVER_ADVICE.get(spec.execution.driver, '')}"
+        advice = f"{resolved.absent_reason}; {_advice(spec)}"
     runs = f"yes: {resolved.device_name}" if resolved.device_name else "no"
     if resolved.device_name and tool_path("iree-run-module") is None:
         runs, advice = "no", "pip install iree-base-runtime"
     return {"name": name, "builds": "yes", "runs": runs, "advice": advice}
+
+
+def _advice(spec: TargetSpec) -> str:
+    if spec.execution.driver == "vulkan" and spec.hardware_status == "software":
+        return "install it (Debian: libvulkan1 mesa-vulkan-drivers)"
+    return DRIVER_ADVICE.get(spec.execution.driver, "")
 
 
 def _model(project: Project, name: str) -> dict[str, str]:

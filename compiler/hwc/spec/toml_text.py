@@ -29,7 +29,7 @@ _COMMENTS = {
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _GATES_EXAMPLE = """\
 # Bounds an artefact must hold to be tagged, by scheme. None is set yet: build once, look at what
-# `hwc report` measured, then write down what you can promise, for example
+# `hwc inspect` shows as measured, then write down what you can promise, for example
 #
 # [gates.fp32]
 # max_abs = 1e-5
@@ -44,7 +44,7 @@ def to_toml(spec: ModelSpec) -> str:
     table = spec.model_dump(mode="json", exclude_none=True)
     scalars = {key: value for key, value in table.items() if not isinstance(value, dict)}
     parts = [
-        f"# A model for hwc. `hwc models check {spec.name}` reads this file; `hwc build {spec.name}` builds it.",
+        f"# A model for hwc. `hwc models show {spec.name}` reads this file; `hwc build {spec.name}` builds it.",
         *_lines(scalars),
         *_table("source", table["source"]),
         *(line for name, value in table["inputs"].items() for line in _table(_path("inputs", name), value)),

@@ -111,28 +111,31 @@ def test_a_frozen_version_is_the_bundle_and_never_changes(four: Cli) -> None:
     before = four.tags()["mlp:dev"]
     assert four("tag", "mlp:dev", "1.0.0").ok().stdout.split() == ["mlp:1.0.0", before]
     four("tag", "mlp:dev", "1.0.0").ok()  # the same content again is no change
-    four("build", "cnn", "-t", "llvm-cpu-host", "-q", "fp32", "--smoke", "--tag", "other").ok()
-    assert four.tags()["mlp:1.0.0"] == before
+    assert four.tags() == {"mlp:dev": before, "mlp:1.0.0": before}
 
 
-def test_a_second_content_under_a_frozen_version_is_refused(four: Cli, with_arm: Cli) -> None:
+def test_other_content_under_a_frozen_version_is_refused_to_tag_and_to_build(four: Cli) -> None:
     four("tag", "mlp:dev", "1.0.0").ok()
     before = four.tags()["mlp:1.0.0"]
-    four("build", "mlp", "-t", "x86-64-v3", "-q", "fp32", "--smoke").ok()
+    other = ("build", "mlp", "-t", "x86-64-v3", "-q", "fp32", "--smoke")
+    built = four(*other, "--tag", "1.0.0")
+    assert (built.code, "frozen" in built.stderr) == (2, True)
+    four(*other).ok()
     assert four.tags()["mlp:dev"] != before
-    refused = four("tag", "mlp:dev", "1.0.0")
-    assert refused.code == 2
-    assert "a version never changes" in refused.stderr
+    tagged = four("tag", "mlp:dev", "1.0.0")
+    assert (tagged.code, "a version never changes" in tagged.stderr) == (2, True)
     assert four.tags()["mlp:1.0.0"] == before
 
 
-def test_a_build_does_not_move_a_frozen_version(four: Cli) -> None:
+def test_a_measurement_may_be_added_to_a_frozen_version(four: Cli) -> None:
     four("tag", "mlp:dev", "1.0.0").ok()
-    before = four.tags()["mlp:1.0.0"]
-    refused = four("build", "mlp", "-t", "x86-64-v3", "-q", "fp32", "--smoke", "--tag", "1.0.0")
-    assert refused.code == 2
-    assert "frozen" in refused.stderr
-    assert four.tags()["mlp:1.0.0"] == before
+    before = {variant.name: variant.content_sha256 for variant in bundle(four, "mlp:1.0.0").variants}
+    four("profile", "mlp:1.0.0#llvm-cpu-host/fp8").ok()
+    after = bundle(four, "mlp:1.0.0").variants
+    assert before == {variant.name: variant.content_sha256 for variant in after}
+    assert {row.method for variant in after for row in variant.measurements} == {"build", "profile"}
+    four("build", "mlp", "-t", "llvm-cpu-host", "-q", "fp32", "--tag", "1.0.0").ok()  # what it holds already
+    assert before == {variant.name: variant.content_sha256 for variant in bundle(four, "mlp:1.0.0").variants}
 
 
 def test_a_bundle_with_an_unverified_variant_cannot_be_frozen(with_arm: Cli) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from use_parts import FACTORY
+from use_parts import linear_onnx
 
 from command import HWC
 from hwc.spec.project import facts_dir
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 MODEL = """
 name = "own"
-outputs = ["output"]
+outputs = ["y"]
 buckets = [{ batch = 2 }]
 
 [source]
-kind = "python"
-factory = "module.py:create"
+kind = "onnx"
+path = "linears.onnx"
 
 [inputs.x]
 dtype = "float32"
@@ -39,7 +39,7 @@ def project(cli: Cli) -> Cli:
         (root / name).mkdir(parents=True)
     (root / "hwc.toml").write_text('models_dir = "nets"\ntargets_dir = "chips"\nstore = "shelf"\n')
     (root / "nets" / "own.toml").write_text(MODEL)
-    (root / "nets" / "module.py").write_text(FACTORY)
+    linear_onnx(root / "nets" / "linears.onnx")
     target = (facts_dir("targets") / "x86-64-v3.toml").read_text()
     (root / "chips" / "own-chip.toml").write_text(target.replace('name = "x86-64-v3"', 'name = "own-chip"'))
     return type(cli)(home=cli.home, store=cli.store, cwd=root / "src")

@@ -35,7 +35,7 @@ def test_a_vulkan_device_is_verified_against_onnx_runtime(shared_mlp: Cli, tmp_p
         assert quality(variant)["parity_max_abs"] <= 5e-5
         assert quality(variant)["cosine_mean"] > {"fp32": 0.99999, "fp8": 0.99, "w4a16": 0.985}[scheme]
         assert variant["profile"]["request"][0]["latency_ms"]["p50"] > 0
-        assert variant["cost"] is None  # a software device says nothing about the price of a real one
+        assert "cost" not in variant  # a software device says nothing about the price of a real one
     cli("tag", "mlp:dev", "1.0.0").ok()
 
 

@@ -87,10 +87,17 @@ class Table:
 
 def read_entries(layout: Layout, descriptor: Descriptor) -> Table:
     """Read a bundle's index; raise UsageError if it is none, IntegrityError if it is damaged."""
+    if descriptor.media_type != INDEX_TYPE:
+        raise UsageError("not a bundle of hwc, but another kind of artefact", where=descriptor.digest)
+    return parse_entries(layout.read_bytes(descriptor), descriptor)
+
+
+def parse_entries(payload: bytes, descriptor: Descriptor) -> Table:
+    """Parse a bundle's index from its verified bytes; raise as ``read_entries`` does."""
     where = descriptor.digest
     if descriptor.media_type != INDEX_TYPE:
         raise UsageError("not a bundle of hwc, but another kind of artefact", where=where)
-    index = oci_manifest.parse_index(layout.read_bytes(descriptor), where=where)
+    index = oci_manifest.parse_index(payload, where=where)
     if index.artifact_type != shapes.MODEL_TYPE:
         raise UsageError("not a bundle of hwc, but another kind of index", where=where)
     entries: dict[tuple[str, str], VariantEntry] = {}

@@ -13,16 +13,18 @@ from hwc import digest as digests
 from hwc import oci_manifest
 from hwc.bundle import manifest as shapes
 from hwc.bundle import weight_tar
-from hwc.bundle.entries import Entries, MeasurementEntry, Status, Table, VariantEntry, read_entries
+from hwc.bundle.entries import Entries, Status, Table, VariantEntry, read_entries
 from hwc.bundle.manifest import FACTS_ROLE, MOUNT_PREFIX, FileLayer
+from hwc.bundle.measurement import SERVING_NAME, Measurement, read_measurement, table_of
 from hwc.bundle.reference import Reference
-from hwc.bundle.serving import Serving, parse_serving
 from hwc.digest import CHUNK_BYTES
 from hwc.errors import GateError, IntegrityError, UsageError
 from hwc.oci_layout import Layout
-from hwc.oci_manifest import CREATED, INDEX_TYPE, MAX_MANIFEST_BYTES, TITLE, Descriptor, Index, Manifest
+from hwc.oci_manifest import CREATED, INDEX_TYPE, MAX_MANIFEST_BYTES, Descriptor, Index
 
-SERVING_NAME = "serving.json"
+__all__ = [
+    "SERVING_NAME", "Blob", "Bundle", "Measurement", "Variant", "chosen_entries", "open_bundle", "require_verified",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,26 +47,6 @@ class Blob:
         if digests.of_bytes(payload) != self.sha256:
             raise IntegrityError("a file of a bundle does not match its digest", where=str(self.path))
         return payload
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measurement:
-    """What one machine measured of a variant by one method."""
-
-    machine_sha256: str
-    method: str
-    digest: str
-    documents: Mapping[str, Any]
-    """File name to document: ``serving.json`` always, ``check.json`` and ``profile.json`` where there are such."""
-
-    @property
-    def serving(self) -> dict[str, Any]:
-        """The ``serving.json`` document as it stands."""
-        return dict(self.documents[SERVING_NAME])
-
-    def parsed_serving(self) -> Serving:
-        """Return ``serving.json`` as a record; raise IntegrityError for a newer schema or a broken rule."""
-        return parse_serving(self.serving, where=f"{self.digest} {SERVING_NAME}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +102,7 @@ def open_bundle(layout: Layout, reference: Reference) -> Bundle:
     """
     descriptor = _point(layout, reference)
     table = read_entries(layout, descriptor)
-    variants = [_variant(layout, table, entry) for entry in _chosen(table.entries, reference)]
+    variants = [_variant(layout, table, entry) for entry in chosen_entries(table.entries, reference)]
     return Bundle(
         model_id=table.model_id,
         version=table.version,
@@ -153,7 +135,8 @@ def _point(layout: Layout, reference: Reference) -> Descriptor:
     return tags[reference.tag]
 
 
-def _chosen(entries: Entries, reference: Reference) -> list[VariantEntry]:
+def chosen_entries(entries: Entries, reference: Reference) -> list[VariantEntry]:
+    """Return the variant that a reference names, or all; raise UsageError that names the nearest if it is unknown."""
     if not reference.target:
         return list(entries.values())
     key = (reference.target, reference.scheme)
@@ -189,7 +172,7 @@ def _variant(layout: Layout, table: Table, entry: VariantEntry) -> Variant:
         digest=entry.subject.digest,
         facts=facts,
         files=files,
-        measurements=tuple(_measurement(layout, row, entry, where) for row in entry.measurements),
+        measurements=tuple(read_measurement(layout, row, entry) for row in entry.measurements),
     )
 
 
@@ -220,37 +203,10 @@ def _blob(layout: Layout, layer: FileLayer, where: str) -> Blob:
     )
 
 
-def _measurement(layout: Layout, row: MeasurementEntry, entry: VariantEntry, where: str) -> Measurement:
-    manifest: Manifest = oci_manifest.parse_manifest(layout.read_bytes(row.manifest), where=where)
-    told = (manifest.artifact_type, manifest.subject, dict(manifest.annotations))
-    claimed = {shapes.CONTENT: entry.content_sha256, shapes.MACHINE: row.machine_sha256, shapes.METHOD: row.method}
-    if told != (shapes.MEASUREMENT_TYPE, entry.subject, claimed):
-        raise IntegrityError("a measurement is about another variant than its bundle says", where=where)
-    documents: dict[str, Any] = {}
-    for layer in manifest.layers:
-        name = layer.annotations.get(TITLE, "")
-        if not weight_tar.is_safe_name(name) or "/" in name or name in documents:
-            raise IntegrityError(f"not a document's name, or one told twice: {name!r:.90}", where=where)
-        documents[name] = _table(oci_manifest.parse_json(layout.read_bytes(layer), where=where), where)
-    serving = documents.get(SERVING_NAME)
-    identity = serving.get("identity") if serving is not None else None
-    if not isinstance(identity, Mapping) or identity.get("content_sha256") != entry.content_sha256:
-        raise IntegrityError("a measurement's serving.json is about other content", where=where)
-    return Measurement(
-        machine_sha256=row.machine_sha256, method=row.method, digest=row.manifest.digest, documents=documents
-    )
-
-
 def _document(blob: Blob, where: str) -> Mapping[str, Any]:
     if blob.length > MAX_MANIFEST_BYTES:
         raise IntegrityError(f"a document of {blob.length} bytes", where=where)
-    return _table(oci_manifest.parse_json(blob.read_bytes(), where=where), where)
-
-
-def _table(value: object, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise IntegrityError("a document is not a JSON object", where=where)
-    return value
+    return table_of(blob.read_bytes(), where=where)
 
 
 def _verify(role: str, blob: Blob) -> None:

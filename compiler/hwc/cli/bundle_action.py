@@ -143,8 +143,13 @@ def remeasure(text: str, *, profile: bool, format: str) -> None:
     render.table("", columns, [[row.variant, row.parity, row.quality, row.verdict] for row in rows])
 
 
-def tag(text: str, version: str) -> None:
-    """Freeze a bundle under a version."""
+def tag(text: str, version: str, *, plain_http: bool) -> None:
+    """Freeze a bundle under a version, where it lies."""
+    if parse(text).is_remote:
+        from hwc.cli import registry_action
+
+        registry_action.tag(text, version, plain_http=plain_http)
+        return
     _, layout, reference = _resolve(text)
     if reference.target:
         raise UsageError("a bundle is frozen whole, not a variant of it", where=text, hint="name it as MODEL:TAG")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from hwc.cli.options import Format, Reference
+from hwc.cli.options import Format, PlainHttp, Reference
 
 
 def register(app: typer.Typer) -> None:
@@ -74,11 +74,12 @@ def profile(bundle: Reference, format: Format = "table") -> None:
 def tag(
     bundle: Reference,
     version: Annotated[str, typer.Argument(help="Version to freeze it as, as 1.2.0; never overwritten.")],
+    plain_http: PlainHttp = False,
 ) -> None:
-    """Freeze a bundle as a version; refused while any of its variants is unverified."""
+    """Freeze a bundle as a version, here or in a registry; refused while any of its variants is unverified."""
     from hwc.cli import bundle_action
 
-    bundle_action.tag(bundle, version)
+    bundle_action.tag(bundle, version, plain_http=plain_http)
 
 
 def rm(

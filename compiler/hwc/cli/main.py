@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import hwc
-from hwc.cli import build, bundles, cache, facts, route
+from hwc.cli import build, bundles, cache, facts, registry, route
 
 app = typer.Typer(
     name="hwc",
@@ -25,6 +25,7 @@ app = typer.Typer(
 _ClickError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 build.register(app)
 bundles.register(app)
+registry.register(app)
 cache.register(app)
 facts.register(app)
 route.register(app)

@@ -1,0 +1,1 @@
+"""Moving bundles between an OCI image layout and an OCI registry."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from hwc.oci_layout import Layout
 from hwc.pipeline import build as building
 from hwc.pipeline import ci, explain
 from hwc.pipeline.build import Built, GatesMissed, Request
+from hwc.pipeline.plan import Plan
 from hwc.pipeline.store import Store
 from hwc.spec import infer
 from hwc.spec.project import Found, Project, open_project
@@ -151,23 +152,27 @@ def _tell_inferred(model: str, found: Found) -> None:
     render.note(f"  shapes {'; '.join(shapes)}; `hwc models new` writes the TOML")
 
 
-def plan(
-    models: Sequence[str], *, targets: Sequence[str] | None, schemes: Sequence[str] | None, everything: bool,
-    format: str,
-) -> None:
+Matrix = tuple[Sequence[str] | None, Sequence[str] | None, bool]
+"""Targets and schemes as they were named, and whether the model's full matrix is meant."""
+
+
+def _plans(project: Project, models: Sequence[str], matrix: Matrix) -> Iterator[Plan]:
+    for model in models:
+        yield building.plan_build(project, _request(project, model, *matrix))
+
+
+def plan(models: Sequence[str], matrix: Matrix, *, format: str) -> None:
     """Show every step with its key and whether it is done."""
     project = open_project(Path.cwd())
     store = Store(project.home)
-    rows = []
-    for model in models:
-        planned = building.plan_build(project, _request(project, model, targets, schemes, everything))
-        rows += [
-            {
-                "step": step.label, "stage": step.stage.name, "key": step.key,
-                "done": store.lookup(step.stage.name, step.key) is not None,
-            }
-            for step in planned.steps()
-        ]
+    rows = [
+        {
+            "step": step.label, "stage": step.stage.name, "key": step.key,
+            "done": store.lookup(step.stage.name, step.key) is not None,
+        }
+        for planned in _plans(project, models, matrix)
+        for step in planned.steps()
+    ]
     if format == "json":
         render.as_json(rows)
         return
@@ -175,17 +180,11 @@ def plan(
     render.table("", ("step", "state", "key"), drawn)
 
 
-def why(
-    models: Sequence[str], *, targets: Sequence[str] | None, schemes: Sequence[str] | None, everything: bool,
-    format: str,
-) -> None:
+def why(models: Sequence[str], matrix: Matrix, *, format: str) -> None:
     """Show what changed for every step that is to run."""
     project = open_project(Path.cwd())
     store = Store(project.home)
-    rows = []
-    for model in models:
-        planned = building.plan_build(project, _request(project, model, targets, schemes, everything))
-        rows += explain.reasons(planned, store)
+    rows = [row for planned in _plans(project, models, matrix) for row in explain.reasons(planned, store)]
     if format == "json":
         render.as_json(rows)
     elif not rows:

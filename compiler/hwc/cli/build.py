@@ -57,7 +57,7 @@ def plan(
     """Show the steps a build would take and which are already done; run nothing."""
     from hwc.cli import action
 
-    action.plan(models, targets=target, schemes=quantise, everything=everything, format=format)
+    action.plan(models, (target, quantise, everything), format=format)
 
 
 def why(
@@ -66,7 +66,7 @@ def why(
     """Say, for every step a build would run, what changed since it last ran."""
     from hwc.cli import action
 
-    action.why(models, targets=target, schemes=quantise, everything=everything, format=format)
+    action.why(models, (target, quantise, everything), format=format)
 
 
 def doctor(format: Format = "table") -> None:

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -66,14 +65,6 @@ def test_a_build_stopped_at_any_write_leaves_old_or_new_and_the_next_one_repairs
     all_is_whole(warm)
 
 
-def wait_until(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + RUN_TIMEOUT_S
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def descendants(pid: int) -> set[int]:
     """Return the processes below a process."""
     found: set[int] = set()
@@ -96,8 +87,35 @@ def running(pids: set[int]) -> set[int]:
     return {pid for pid in pids if state(pid) not in "ZX"}
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM], ids=lambda sent: sent.name)
-@pytest.mark.parametrize("stage", ["simplify", "lower", "check"])
+def frozen_step(stage: str, *builds: subprocess.Popen[str]) -> int:
+    """Wait until one of some builds makes a stage, stop that process where it stands, and return its id."""
+    deadline = time.monotonic() + RUN_TIMEOUT_S
+    while time.monotonic() < deadline:
+        for build in builds:
+            assert build.poll() is None, build.communicate()
+            for pid in descendants(build.pid):
+                try:
+                    command = Path(f"/proc/{pid}/cmdline").read_text()
+                except OSError:
+                    continue
+                if "hwc.pipeline.work" in command and f"/{stage}." in command:
+                    os.kill(pid, signal.SIGSTOP)
+                    return pid
+        time.sleep(0.01)
+    raise AssertionError(f"no build made {stage}")
+
+
+SIGNALS = [
+    pytest.param(stage, sent, id=f"{stage}-{sent.name}", marks=[] if quick else [pytest.mark.slow])
+    for stage, sent, quick in (
+        ("simplify", signal.SIGINT, True), ("simplify", signal.SIGTERM, True), ("lower", signal.SIGKILL, True),
+        ("simplify", signal.SIGKILL, False), ("lower", signal.SIGINT, False), ("lower", signal.SIGTERM, False),
+        ("check", signal.SIGINT, False), ("check", signal.SIGKILL, False), ("check", signal.SIGTERM, False),
+    )
+]
+
+
+@pytest.mark.parametrize(("stage", "sent"), SIGNALS)
 def test_a_signal_in_the_middle_of_a_stage_ends_all_of_it_and_keeps_what_was_finished(
     warm: Cli, children: list[subprocess.Popen[str]], sent: signal.Signals, stage: str
 ) -> None:
@@ -105,9 +123,8 @@ def test_a_signal_in_the_middle_of_a_stage_ends_all_of_it_and_keeps_what_was_fin
     before, tags = warm.outputs(), warm.tags()
     process = warm.start(*BUILD, "--tag", "next")
     children.append(process)
-    scratch = warm.home / "tmp"
-    wait_until(process, lambda: any(scratch.glob(f"{stage}.*/.request.json")) and bool(descendants(process.pid)))
-    below = descendants(process.pid)
+    frozen = frozen_step(stage, process)  # it cannot end by itself: a build that waited for it would hang here
+    below = {frozen, *descendants(process.pid)}
     os.kill(process.pid, sent)
     stdout, stderr = process.communicate(timeout=RUN_TIMEOUT_S)
     assert process.returncode == (130 if sent == signal.SIGINT else -sent)
@@ -133,32 +150,15 @@ def test_ctrl_c_while_waiting_for_another_build_ends_the_wait(
     forget(warm, "simplify")
     first, second = warm.start(*BUILD), warm.start(*BUILD)
     children += [first, second]
-    wait_until(first, lambda: any((warm.home / "tmp").glob("simplify.*/.request.json")))
-    (holder_pid,) = {int(pid) for pid in _stopped_children(first, second)}
-    second_waits = second if holder_pid in descendants(first.pid) else first
-    os.kill(second_waits.pid, signal.SIGINT)
-    second_waits.communicate(timeout=RUN_TIMEOUT_S)
-    assert second_waits.returncode == 130
-    os.kill(holder_pid, signal.SIGCONT)
-    other = first if second_waits is second else second
-    other.communicate(timeout=RUN_TIMEOUT_S)
-    assert other.returncode == 0
+    frozen = frozen_step("simplify", first, second)
+    maker, waiter = (first, second) if frozen in descendants(first.pid) else (second, first)
+    assert waiter.stderr is not None
+    said = iter(waiter.stderr.readline, "")
+    assert any("another build is making it" in line for line in said)
+    os.kill(waiter.pid, signal.SIGINT)
+    waiter.communicate(timeout=RUN_TIMEOUT_S)
+    assert waiter.returncode == 130
+    os.kill(frozen, signal.SIGCONT)
+    maker.communicate(timeout=RUN_TIMEOUT_S)
+    assert maker.returncode == 0
     all_is_whole(warm)
-
-
-def _stopped_children(*processes: subprocess.Popen[str]) -> list[int]:
-    """Freeze the one step that is being made, so that the other build must wait for it; return it."""
-    deadline = time.monotonic() + RUN_TIMEOUT_S
-    while time.monotonic() < deadline:
-        for process in processes:
-            for pid in descendants(process.pid):
-                try:
-                    command = Path(f"/proc/{pid}/cmdline").read_text()
-                except OSError:
-                    continue
-                if "hwc.pipeline.work" in command and "/simplify." in command:
-                    os.kill(pid, signal.SIGSTOP)
-                    time.sleep(1.0)  # the other build comes to its wait, or is there already: either is right
-                    return [pid]
-        time.sleep(0.01)
-    raise AssertionError("no build made the step")

@@ -18,6 +18,7 @@ from hwc.pipeline.step import Step
 from hwc.pipeline.store import Artifact, Store
 
 REQUEST = ".request.json"
+POLL_S = 0.2
 FINISHED = ".finished"
 """Written by the step's process as its last act: an exit status of 0 alone could come from a user's code."""
 
@@ -43,7 +44,8 @@ def run_steps(
     runner.parallel(steady, jobs)
     for step in steps:
         if step.stage.volatile:
-            with locked(store.home / "locks" / "machine"):
+            waiting = _Wait(listen, step, runner.stop, "another build is measuring")
+            with locked(store.home / "locks" / "machine", waiting=waiting):
                 runner.one(step)
     return runner.done
 
@@ -78,7 +80,8 @@ class _Runner:
                     running[pool.submit(self.one, step)] = step
             if not running:
                 continue
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            # Woken again and again: a signal that the system gives to another thread is seen only when this one runs.
+            finished, _ = wait(running, timeout=POLL_S, return_when=FIRST_COMPLETED)
             for future in finished:
                 running.pop(future)
                 failure = failure or future.exception()
@@ -108,7 +111,7 @@ class _Runner:
                 step.stage.name,
                 step.key,
                 lambda folder: self._make(step, folder),
-                waiting=_Wait(self.listen, step, self.stop),
+                waiting=_Wait(self.listen, step, self.stop, "another build is making it"),
             )
         except HwcError as error:
             self.listen(Event(kind="fail", step=step.label, text=error.what, wall_s=time.monotonic() - started))
@@ -161,16 +164,16 @@ class _Runner:
 
 
 class _Wait:
-    """Tells once that another build makes the same output, and leaves the wait when this build is stopped."""
+    """Tells once what is waited for, and leaves the wait when this build is stopped."""
 
-    def __init__(self, listen: Listener, step: Step, stop: threading.Event) -> None:
-        self.listen, self.step, self.stop, self.told = listen, step, stop, False
+    def __init__(self, listen: Listener, step: Step, stop: threading.Event, text: str) -> None:
+        self.listen, self.step, self.stop, self.text, self.told = listen, step, stop, text, False
 
     def __call__(self) -> None:
         if self.stop.is_set():
             raise KeyboardInterrupt
         if not self.told:
-            self.listen(Event(kind="wait", step=self.step.label, text="another build is making it"))
+            self.listen(Event(kind="wait", step=self.step.label, text=self.text))
             self.told = True
 
 

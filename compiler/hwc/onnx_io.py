@@ -103,6 +103,28 @@ def _check(model: onnx.ModelProto, path: Path) -> None:
         raise IntegrityError(f"not a valid ONNX model: {error}", where=str(path)) from error
 
 
+def drop_notes(model: onnx.ModelProto) -> None:
+    """Remove what exporters wrote for people, in place: stack traces name folders of the machine they ran on."""
+    model.doc_string = ""
+    kept = [(entry.key, entry.value) for entry in model.metadata_props if entry.key == WEIGHTS_KEY]
+    del model.metadata_props[:]
+    for key, value in kept:
+        model.metadata_props.add(key=key, value=value)
+    _drop_inner_notes(model.graph)
+
+
+def _drop_inner_notes(graph: onnx.GraphProto) -> None:
+    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    for node in graph.node:
+        for entry in node.attribute:
+            entry.doc_string = ""
+            for inner in (entry.g, *entry.graphs):
+                if inner.node:
+                    _drop_inner_notes(inner)
+
+
 def save(model: onnx.ModelProto, path: Path) -> None:
     """Write a detached graph; the same graph gives the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ FILES = {
     "capture": ("graph.onnx", "weights.safetensors"),
     "simplify": ("b1.onnx", "b16.onnx"),
     "quantise": ("codes.safetensors", "layers.json"),
-    "encode": ("float.irpa", "linears.irpa"),
+    "encode": ("float.irpa", "linears.irpa", "graph.onnx"),
     "lower": ("module.vmfb", "lower.json"),
 }
 

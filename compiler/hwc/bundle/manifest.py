@@ -48,6 +48,7 @@ MOUNT_PREFIX = "models/"
 _MODELPACK_LAYERS = {
     "code": "application/vnd.hwc.vmfb.v1.tar",
     "weights": "application/vnd.cncf.model.weight.v1.tar",
+    "graph": "application/vnd.hwc.onnx.v1.tar",
     "tokenizer": "application/vnd.cncf.model.weight.config.v1.tar",
     "golden": "application/vnd.cncf.model.dataset.v1.tar",
     "licences": "application/vnd.cncf.model.doc.v1.tar",

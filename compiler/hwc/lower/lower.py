@@ -83,14 +83,7 @@ def lower(
 def reference_graph(graphs: Path, quantised: Path, scheme: Scheme, bucket: Bucket) -> onnx.ModelProto:
     """Return the detached graph of one bucket in one scheme: what ONNX Runtime checks and what is lowered."""
     model = onnx_io.load_graph(graphs / f"{bucket_id(bucket)}.onnx")
-    linears = read_layers(quantised)
-    if linears:
-        replaced = quantised_graph.rewrite(
-            model, linears, scheme.kind, group_size=scheme.group_size, zeros=not scheme.symmetric
-        )
-        if replaced != len(linears):
-            raise InternalError(f"{replaced} of {len(linears)} linears were replaced", where=bucket_id(bucket))
-    return model
+    return quantised_graph.apply(scheme, read_layers(quantised), model, where=bucket_id(bucket))
 
 
 def _rewritten(text: str, scheme: Scheme, encoding: str, quantised: Path) -> tuple[str, int]:

@@ -65,6 +65,7 @@ class Outcome:
             "code/module.vmfb": self.path["lower"] / "module.vmfb",
             "weights/float.irpa": self.path["encode"] / "float.irpa",
             "weights/linears.irpa": self.path["encode"] / "linears.irpa",
+            "graph/model.onnx": self.path["encode"] / "graph.onnx",
         }
         for name in ("cases.npz", "cases.json", "expected.npz"):
             found[f"golden/{name}"] = self.path["cases"] / name

@@ -160,7 +160,7 @@ SIMPLIFY = Stage(name="simplify", version=3, tools=("onnx", "onnxsim", "onnxrunt
 CASES = Stage(name="cases", version=2, tools=("onnxruntime", "tokenizers"), function=_cases)
 QUANTISE = Stage(name="quantise", version=1, tools=("ml-dtypes",), function=_quantise)
 REFERENCE = Stage(name="reference", version=1, tools=("onnx", "onnxruntime"), function=_reference)
-ENCODE = Stage(name="encode", version=1, tools=("iree-base-runtime",), function=_encode)
+ENCODE = Stage(name="encode", version=2, tools=("iree-base-runtime", "onnx"), function=_encode)
 LOWER = Stage(name="lower", version=1, tools=("iree-base-compiler", "onnx"), function=_lower)
 CHECK = Stage(name="check", version=2, tools=("iree-base-runtime",), function=_check)
 PROFILE = Stage(name="profile", version=2, tools=("iree-base-runtime",), function=_profile, volatile=True)

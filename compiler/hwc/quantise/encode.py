@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hwc import onnx_io
 from hwc.errors import InternalError
 from hwc.quantise import codes as canonical
 from hwc.quantise.encodings import Packed, pack, unpack
+from hwc.quantise.graph import apply
 from hwc.quantise.quantise import read_layers
 from hwc.quantise.scheme import Scheme
 
@@ -18,13 +20,15 @@ if TYPE_CHECKING:
 
 FLOAT_ARCHIVE = "float.irpa"
 LINEAR_ARCHIVE = "linears.irpa"
+GRAPH = "graph.onnx"
 
 
 def encode(scheme: Scheme, encoding: str, captured: Path, quantised: Path, out: Path) -> None:
-    """Write ``float.irpa``, ``linears.irpa`` and ``audit.json``.
+    """Write ``float.irpa``, ``linears.irpa``, ``graph.onnx`` and ``audit.json``.
 
     ``linears.irpa`` holds every weight of a linear in the scheme's form, ``float.irpa`` everything else: it is
     the same file for every scheme, so a store keeps it once. What was written is read back and compared.
+    ``graph.onnx`` is the captured graph in the scheme, detached: the archives hold its weights (see restore.py).
     """
     from safetensors.numpy import load_file
 
@@ -40,6 +44,9 @@ def encode(scheme: Scheme, encoding: str, captured: Path, quantised: Path, out: 
     write_archive({name: _plain(value) for name, value in floats.items()}, out / FLOAT_ARCHIVE)
     write_archive({**{name: _plain(value) for name, value in kept.items()}, **packed}, out / LINEAR_ARCHIVE)
     _read_back(coded, encoding, out / LINEAR_ARCHIVE)
+    graph = apply(scheme, chosen, onnx_io.load_graph(captured / "graph.onnx"), where=GRAPH)
+    onnx_io.drop_notes(graph)
+    onnx_io.save(graph, out / GRAPH)
     facts = audit(scheme, layers, weights, [out / FLOAT_ARCHIVE, out / LINEAR_ARCHIVE])
     (out / "audit.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
 
@@ -65,6 +72,11 @@ def read_archive(path: Path) -> dict[str, bytes]:
 
     index = rt.ParameterIndex()
     index.load(str(path))
+    return read_entries(index)
+
+
+def read_entries(index: Any) -> dict[str, bytes]:
+    """Return the bytes of every entry of a loaded ``iree.runtime.ParameterIndex``."""
     found: dict[str, bytes] = {}
     for key, entry in index.items():
         if entry.is_file:

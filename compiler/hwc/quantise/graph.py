@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hwc import onnx_io
+from hwc.errors import InternalError
 from hwc.quantise.codes import Codes
 from hwc.quantise.linears import Linear, candidates
+from hwc.quantise.scheme import Scheme
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,6 +18,16 @@ if TYPE_CHECKING:
 MS_DOMAIN = "com.microsoft"
 PRODUCT = ".product"
 """Suffix of a biased linear's result before its bias is added."""
+
+
+def apply(scheme: Scheme, linears: Sequence[Linear], model: onnx.ModelProto, *, where: str) -> onnx.ModelProto:
+    """Rewrite every quantised linear of a detached graph, static or dynamic, in place; return it."""
+    if not linears:
+        return model
+    replaced = rewrite(model, linears, scheme.kind, group_size=scheme.group_size, zeros=not scheme.symmetric)
+    if replaced != len(linears):
+        raise InternalError(f"{replaced} of {len(linears)} linears were replaced", where=where)
+    return model
 
 
 def rewrite(model: onnx.ModelProto, linears: Sequence[Linear], kind: str, *, group_size: int, zeros: bool) -> int:

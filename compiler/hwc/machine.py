@@ -95,12 +95,17 @@ def describe() -> Machine:
 
 def missing_features(features: Sequence[str], have: frozenset[str]) -> list[str]:
     """Return the LLVM features (``+avx2``) that a CPU reporting ``have`` lacks, in order."""
-    lacking = []
-    for feature in (entry.removeprefix("+") for entry in features):
-        linux = _CPUINFO_NAMES.get(feature) or _LINUX_OTHER.get(feature) or feature
-        if _CHECKED.match(feature) and linux not in have:
-            lacking.append(feature)
-    return lacking
+    return [feature for feature, linux in linux_flags(features).items() if linux not in have]
+
+
+def linux_flags(features: Sequence[str]) -> dict[str, str]:
+    """Return LLVM features (``+avx2``) that can be checked, in order, with the names that Linux gives them."""
+    plain = [entry.removeprefix("+") for entry in features]
+    return {
+        feature: _CPUINFO_NAMES.get(feature) or _LINUX_OTHER.get(feature) or feature
+        for feature in plain
+        if _CHECKED.match(feature)
+    }
 
 
 def require_cpu(architecture: str, features: Sequence[str]) -> None:

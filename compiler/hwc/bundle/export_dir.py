@@ -26,19 +26,29 @@ def export(variants: Sequence[Variant], destination: Path) -> Path:
     Of several measurements the newest verified one becomes ``serving.json``; all lie in ``measurements/``.
     Raises UsageError for a destination that exists and is not an empty folder, IntegrityError for altered blobs.
     """
+    with appearing(destination) as folder:
+        for variant in variants:
+            _write_variant(variant, folder / variant.target / variant.scheme)
+    return destination
+
+
+@contextmanager
+def appearing(destination: Path) -> Iterator[Path]:
+    """Give a folder to write into that becomes the destination if nothing is raised, and vanishes otherwise.
+
+    Raises UsageError for a destination that exists and is not an empty folder, MachineError if the disk refuses.
+    """
     _refuse_taken(destination)
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(destination) as folder:
-            for variant in variants:
-                _write_variant(variant, folder / variant.target / variant.scheme)
+            yield folder
             folder.chmod(0o755)
             _refuse_taken(destination)
             folder.rename(destination)
         files.sync_folder(destination.parent)
     except OSError as error:
         raise files.explain_os_error(error, "cannot export") from error
-    return destination
 
 
 def _refuse_taken(destination: Path) -> None:
@@ -85,7 +95,7 @@ def _folder_locked(folder: Path, operation: int) -> Iterator[None]:
 def _write_variant(variant: Variant, folder: Path) -> None:
     folder.mkdir(parents=True)
     for role, blob in variant.files.items():
-        _copy(blob, files.confined(folder, role))
+        copy_file(blob, files.confined(folder, role))
     _write_json(folder / FACTS_ROLE, variant.facts)
     chosen = chosen_measurement(variant)
     if chosen is not None:
@@ -106,7 +116,8 @@ def chosen_measurement(variant: Variant) -> Measurement | None:
     return max(variant.measurements, key=rank, default=None)
 
 
-def _copy(blob: Blob, path: Path) -> None:
+def copy_file(blob: Blob, path: Path) -> None:
+    """Copy a file of a bundle to a path that must be free; raise IntegrityError if its bytes were altered."""
     path.parent.mkdir(parents=True, exist_ok=True)
     hasher, left_bytes = hashlib.sha256(), blob.length
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)

@@ -28,14 +28,15 @@ def _resolve(text: str) -> tuple[Project, Layout, Reference]:
     return project, Layout(reference.store).check(), reference
 
 
-def _open(text: str) -> Bundle:
+def open_named(text: str) -> Bundle:
+    """Open the bundle, or the one variant of it, that a command names."""
     _, layout, reference = _resolve(text)
     return open_bundle(layout, reference)
 
 
 def inspect(text: str, *, format: str) -> None:
     """Show a bundle's variants."""
-    bundle = _open(text)
+    bundle = open_named(text)
     serving = [
         chosen.serving for variant in bundle.variants if (chosen := exporting.chosen_measurement(variant)) is not None
     ]
@@ -79,7 +80,8 @@ def _details(variant: Variant) -> list[str]:
 
 def diff(before: str, after: str, *, everything: bool, format: str) -> None:
     """Show what changed between two bundles."""
-    changes = [row for row in comparing.compare(_open(before), _open(after)) if everything or row.weight != "same"]
+    rows = comparing.compare(open_named(before), open_named(after))
+    changes = [row for row in rows if everything or row.weight != "same"]
     if format == "json":
         render.as_json([asdict(row) for row in changes])
     elif format == "markdown":
@@ -167,10 +169,3 @@ def rm(text: str, *, keep_blobs: bool) -> None:
         raise UsageError("a bundle is removed whole, by its tag", where=text, hint="name it as MODEL:VERSION")
     freed = removing.remove(layout, reference.tag, keep_blobs=keep_blobs)
     render.result(f"removed {reference.tag}, freed {render.size(freed)}")
-
-
-def export_dir(text: str, destination: Path) -> None:
-    """Write a bundle's variants as plain files."""
-    bundle = _open(text)
-    written: Any = exporting.export(bundle.variants, destination)
-    render.result(str(written))

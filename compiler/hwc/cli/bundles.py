@@ -1,4 +1,4 @@
-"""Commands on bundles: inspect, run, check, profile, export, tag, rm."""
+"""Commands on bundles: inspect, run, check, profile, tag, rm."""
 
 from __future__ import annotations
 
@@ -19,10 +19,6 @@ def register(app: typer.Typer) -> None:
     app.command()(profile)
     app.command()(tag)
     app.command()(rm)
-    group = typer.Typer(help="Write a bundle in another system's form.", no_args_is_help=True, rich_markup_mode=None)
-    group.callback()(lambda: None)
-    group.command("dir")(export_dir)
-    app.add_typer(group, name="export")
 
 
 def inspect(bundle: Reference, format: Format = "table") -> None:
@@ -90,10 +86,3 @@ def rm(
     from hwc.cli import bundle_action
 
     bundle_action.rm(bundle, keep_blobs=keep_blobs)
-
-
-def export_dir(bundle: Reference, destination: Annotated[Path, typer.Argument(help="Folder to create.")]) -> None:
-    """Write code, weights, tokenizer and metadata as plain files."""
-    from hwc.cli import bundle_action
-
-    bundle_action.export_dir(bundle, destination)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import hwc
-from hwc.cli import build, bundles, cache, facts, registry, route
+from hwc.cli import build, bundles, cache, export, facts, registry, route
 
 app = typer.Typer(
     name="hwc",
@@ -27,6 +27,7 @@ build.register(app)
 bundles.register(app)
 registry.register(app)
 cache.register(app)
+export.register(app)
 facts.register(app)
 route.register(app)
 

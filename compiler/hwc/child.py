@@ -84,6 +84,15 @@ def _tree_rss_bytes(pid: int) -> int:
     return total
 
 
+def _own_peak_bytes(pid: int) -> int:
+    """Highest resident bytes of one process since its exec; ``ru_maxrss`` would start from its parent's."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")), 0)
+
+
 class _Pump(threading.Thread):
     """Reads one pipe to its end and keeps the first and last parts."""
 
@@ -156,7 +165,7 @@ def _watch(
             break
         if stop is not None and stop.is_set():
             raise KeyboardInterrupt
-        peak = max(peak, _tree_rss_bytes(process.pid))
+        peak = max(peak, _tree_rss_bytes(process.pid), _own_peak_bytes(process.pid))
         if not stopped_by and time.monotonic() - started > call.timeout_s:
             stopped_by = "time"
             _kill(process)
@@ -173,6 +182,6 @@ def _watch(
         stderr=stderr.text(),
         wall_s=time.monotonic() - started,
         cpu_s=usage.ru_utime + usage.ru_stime,
-        peak_rss_bytes=max(peak, usage.ru_maxrss * 1024),
+        peak_rss_bytes=peak or usage.ru_maxrss * 1024,
         stopped_by=stopped_by,
     )

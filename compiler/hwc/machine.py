@@ -134,6 +134,14 @@ def rss_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def peak_rss_bytes() -> int:
+    """Return the highest resident memory of this process so far."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return rss_bytes()
+
+
 def private_bytes() -> int:
     """Return resident memory that is not backed by a file: what the process itself allocated."""
     for line in Path("/proc/self/status").read_text().splitlines():

@@ -161,3 +161,12 @@ def test_a_program_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:
     missing = child.Call(argv=("/no/such/program",), cwd=tmp_path, timeout_s=1, memory_bytes=PLENTY)
     with pytest.raises(MachineError, match="cannot start /no/such/program"):
         child.run(missing)
+
+
+def test_a_childs_peak_is_its_own_and_not_what_it_was_forked_from(tmp_path: Path) -> None:
+    ballast = bytearray(200 << 20)
+    ballast[:: 4096] = b"x" * len(ballast[:: 4096])
+    script = "import time; time.sleep(0.3)"
+    call = child.Call(argv=(sys.executable, "-c", script), cwd=tmp_path, timeout_s=60, memory_bytes=1 << 30)
+    outcome = child.run(call)
+    assert outcome.peak_rss_bytes < len(ballast) // 2

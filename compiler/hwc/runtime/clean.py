@@ -39,4 +39,4 @@ def serve(
             where=str(program.code.path),
             hint="the device's driver or the generated code failed; try another optimisation level or target",
         )
-    return {**json.loads(report.read_text()), "peak_rss_bytes": outcome.peak_rss_bytes}
+    return {"peak_rss_bytes": outcome.peak_rss_bytes, **json.loads(report.read_text())}

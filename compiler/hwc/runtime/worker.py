@@ -53,6 +53,7 @@ def _load(program: Program) -> tuple[Any, dict[str, Any]]:
 def _memory(facts: dict[str, Any]) -> None:
     facts["rss_after_run_bytes"] = machine.rss_bytes()
     facts["private_after_run_bytes"] = machine.private_bytes()
+    facts["peak_rss_bytes"] = machine.peak_rss_bytes()
 
 
 def _run(folder: Path, program: Program, request: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hwc import machine
-from hwc.measure import dispatches
+from hwc.measure import dispatches, peaks
 from hwc.program import Function, Program
 from hwc.runtime import clean
 
@@ -38,7 +38,7 @@ class Method:
 def profile(
     program: Program, method: Method, *, cases: Path, timeout_s: float, memory_bytes: int, out: Path
 ) -> None:
-    """Write ``profile.json``: cells per function, load, memory, conditions, dispatches, raw latencies.
+    """Write ``profile.json``: cells per function, load, memory, conditions, dispatches, peaks, raw latencies.
 
     Rounds go over all functions in turn in one clean process, so that drift of the machine hits them alike.
     """
@@ -56,6 +56,7 @@ def profile(
         "memory": {key: value for key, value in report.items() if key.endswith("_bytes")},
         "conditions": {**static_conditions(program), "before": before, "after": after, "steal_s": steal(before, after)},
         "dispatches": dispatches.breakdown(program, out / "work", budget_s=method.dispatch_budget_s),
+        "peaks": peaks.measure(program, out / "work"),
         "machine": machine.describe().as_json(),
         "measured_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "raw_wall_ms": report["wall_ms"],

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import hwc
-from hwc.cli import build, bundles, cache, export, facts, registry, route
+from hwc.cli import build, bundles, cache, export, facts, registry, report, route
 
 app = typer.Typer(
     name="hwc",
@@ -30,6 +30,7 @@ cache.register(app)
 export.register(app)
 facts.register(app)
 route.register(app)
+report.register(app)
 
 
 def _version(value: bool) -> None:

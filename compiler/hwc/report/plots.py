@@ -11,7 +11,7 @@ from hwc.report.html import Html, element, number, of_class
 from hwc.report.records import VariantReport
 
 WIDTH, HEIGHT = 520, 340
-LEFT, RIGHT, TOP, BOTTOM = 66, 20, 18, 50
+LEFT, RIGHT, TOP, BOTTOM = 100, 20, 18, 50
 MAX_RADIUS, MIN_RADIUS, PLAIN_RADIUS = 20.0, 4.0, 7.0
 HUES = 8
 MOST_NINES = 6
@@ -139,9 +139,9 @@ def plot(points: Sequence[Point], shape: str, metric: str) -> Html:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Return 1, 2 and 5 times powers of ten inside an interval; at most eight of them."""
+    """Return round numbers inside an interval, as many as fit; at most eight of them."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    for factors in ((1, 2, 5), (1,)):
+    for factors in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1,)):
         found = [f * 10.0**power for power in range(first, last + 1) for f in factors if low <= f * 10.0**power <= high]
         if len(found) <= 8:
             return found
@@ -158,7 +158,7 @@ def _axes(frame: Frame, metric: str) -> Iterable[Html]:
         yield _text(LEFT - 8, frame.y(value) + 4, label, "end")
     yield _line(LEFT, bottom, right, bottom, "axis")
     yield _text((LEFT + right) / 2, bottom + 38, "latency p50, ms, logarithmic · measured", "middle")
-    yield _text(LEFT - 58, TOP - 5, metric.replace("_", " "), "start")
+    yield _text(8, TOP - 5, metric.replace("_", " "), "start")
 
 
 def _levels(frame: Frame) -> list[tuple[float, str]]:

@@ -8,7 +8,7 @@ from hwc.predict.dispatch_names import Work
 from hwc.report.html import Column, Html, details, element, number, of_class, table
 from hwc.report.records import Dispatch, Peaks, Profiled, VariantReport
 
-WIDTH, ROW_HEIGHT = 200, 16
+WIDTH, ROW_HEIGHT = 170, 16
 MOST_ROWS = 24
 """Dispatches of a function that are drawn; the rest is told as a sum."""
 
@@ -55,13 +55,13 @@ def _functions(name: str, profiled: Profiled) -> Iterable[Html]:
 _COLUMNS = (
     Column(title="dispatch", number=False),
     Column(title="best time and roofline", unit="bar measured · mark estimated", number=False),
-    Column(title="runs", unit="measured"),
-    Column(title="best", unit="µs · measured"),
-    Column(title="mean", unit="µs · measured"),
     Column(title="share", unit="% · measured"),
-    Column(title="reached", unit="GFLOP/s · estimated"),
+    Column(title="best", unit="µs · measured"),
     Column(title="roofline", unit="µs · estimated"),
+    Column(title="mean", unit="µs · measured"),
+    Column(title="reached", unit="GFLOP/s · estimated"),
     Column(title="bound by", unit="estimated", number=False),
+    Column(title="runs", unit="measured"),
 )
 
 
@@ -73,19 +73,19 @@ def _rows(rows: Sequence[Dispatch], peaks: Peaks | None) -> Iterable[list[str | 
         yield [
             of_class("code", "name", row.name.removeprefix("async_dispatch_")),
             _bar(row, bound, longest),
-            number(row.count),
-            number(row.best_us),
-            number(row.mean_us),
             f"{row.share * 100:.1f}",
-            number(reached),
+            number(row.best_us),
             number(bound),
+            number(row.mean_us),
+            number(reached),
             _bound_by(row.work, peaks),
+            number(row.count),
         ]
 
 
 def _bound_by(work: Work | None, peaks: Peaks | None) -> str:
     if work is None:
-        return "not told by its name"
+        return "not known"
     if peaks is None:
         return "–"
     computing = work.flops / (peaks.gflop_per_s * 1e9) >= work.traffic_bytes / peaks.read_bytes_per_s

@@ -32,7 +32,7 @@ table{border-collapse:collapse;width:100%;font-size:13.5px;font-variant-numeric:
 caption{text-align:left;padding:8px 10px;font-weight:600;font-size:13px;color:var(--soft)}
 th,td{padding:6px 10px;border-top:1px solid var(--grid);vertical-align:middle;text-align:left;white-space:nowrap}
 thead th{font-weight:600;vertical-align:bottom;line-height:1.25}
-.num{text-align:right}.text{text-align:left}.reason{display:block;white-space:normal;width:190px;font-size:12px;line-height:1.3}
+.num{text-align:right}.text{text-align:left}
 tbody th{font-weight:550;position:sticky;left:0;background:var(--card)}
 tbody tr:hover td,tbody tr:hover th{background:color-mix(in srgb,var(--c1) 6%,var(--card))}
 .unit{display:block;font-weight:400;font-size:11px;color:var(--soft)}

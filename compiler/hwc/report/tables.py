@@ -82,11 +82,20 @@ LATENCY = (
 def latency(rows: Sequence[VariantReport]) -> Html:
     """Return the latency of every verified variant at every shape; of the others that there is none."""
     drawn = [cells for one in rows if one.verified and one.serving for cells in _latency(one, one.serving)]
-    return table("Latency of one call, by shape", LATENCY, drawn)
+    reasons = [row for one in rows if one.verified and one.serving for row in _reasons(one, one.serving)]
+    noisy = of_class("ul", "note", [element("li", reason) for reason in reasons]) if reasons else ""
+    return joined([table("Latency of one call, by shape", LATENCY, drawn), noisy])
+
+
+def _reasons(one: VariantReport, found: Serving) -> Iterable[str]:
+    """Say of every noisy cell why it is not to be trusted."""
+    noise = one.profiled.noise if one.profiled else {}
+    for cell in found.profile.request:
+        if not cell.valid:
+            yield f"{one.name}, {_shape(cell)} is noisy: {noise.get(cell.bucket) or 'the profile does not say why'}"
 
 
 def _latency(one: VariantReport, found: Serving) -> Iterable[list[str | Html]]:
-    noise = one.profiled.noise if one.profiled else {}
     for cell in found.profile.request:
         told = cell.latency_ms
         yield [
@@ -99,18 +108,12 @@ def _latency(one: VariantReport, found: Serving) -> Iterable[list[str | Html]]:
             str(told.n),
             number(cell.items_s, 4),
             cell.method,
-            _noise(cell, noise.get(cell.bucket, "")),
+            pill("steady", "good") if cell.valid else pill("noisy", "warn"),
         ]
 
 
 def _shape(cell: RequestCell) -> str:
     return ", ".join(f"{name} {size}" for name, size in cell.dims.items()) or cell.bucket
-
-
-def _noise(cell: RequestCell, reasons: str) -> Html:
-    if cell.valid:
-        return pill("steady", "good")
-    return joined([pill("noisy", "warn"), " ", of_class("span", "soft reason", reasons)])
 
 
 def quality(rows: Sequence[VariantReport]) -> Html:

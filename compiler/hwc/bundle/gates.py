@@ -78,7 +78,7 @@ def _quality(serving: Serving, gates: Gates, parity_max_abs: float) -> Iterator[
     }
     for name, bound in lower.items():
         if bound is not None and name not in metrics:
-            yield name, "missed", f"gated at {bound:g}, but the evaluator does not measure it"
+            yield name, "missed", f"{name} is gated at {bound:g}, but the evaluator does not measure it"
         elif bound is not None:
             yield name, _judge(metrics[name] >= bound), f"{name} {metrics[name]:.4f}, at least {bound:g}"
     if gates.max_abs is not None:

@@ -9,6 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 import yaml
+
 from command import HWC, ROOT, clean_environment
 
 WORKFLOW = yaml.safe_load((ROOT / "docs" / "how-to" / "hwc-ci.yml").read_text())

@@ -71,13 +71,13 @@ def _run(folder: Path, program: Program, request: dict[str, Any]) -> dict[str, A
     return facts
 
 
-MOST_REPEATS = 4
+MOST_REPEATS = 10
 
 
 def _time(_folder: Path, program: Program, request: dict[str, Any]) -> dict[str, Any]:
     """Time every function: warm up, then rounds over all functions in turn, so that drift hits them alike.
 
-    In a round a fast function is called up to four times as often as the slowest: percentiles need samples.
+    In a round a fast function is called up to ten times as often as the slowest: percentiles need samples.
     """
     from hwc.capture.golden import load_cases
 

@@ -30,7 +30,7 @@ class Method:
     warmup: int = 3
     min_rounds: int = 5
     rounds: int = 200
-    budget_s: float = 7.5
+    budget_s: float = 8.5
     """Time after which no further round starts once ``min_rounds`` are done."""
     dispatch_budget_s: float = 30.0
 

@@ -163,7 +163,7 @@ REFERENCE = Stage(name="reference", version=1, tools=("onnx", "onnxruntime"), fu
 ENCODE = Stage(name="encode", version=2, tools=("iree-base-runtime", "onnx"), function=_encode)
 LOWER = Stage(name="lower", version=1, tools=("iree-base-compiler", "onnx"), function=_lower)
 CHECK = Stage(name="check", version=2, tools=("iree-base-runtime",), function=_check)
-PROFILE = Stage(name="profile", version=4, tools=("iree-base-runtime",), function=_profile, volatile=True)
+PROFILE = Stage(name="profile", version=5, tools=("iree-base-runtime",), function=_profile, volatile=True)
 
 STAGES = {
     stage.name: stage

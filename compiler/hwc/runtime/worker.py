@@ -72,6 +72,8 @@ def _run(folder: Path, program: Program, request: dict[str, Any]) -> dict[str, A
 
 
 MOST_REPEATS = 10
+P99_SAMPLES = 100
+TOP_UP_MS = 2000.0
 
 
 def _time(_folder: Path, program: Program, request: dict[str, Any]) -> dict[str, Any]:
@@ -103,6 +105,13 @@ def _time(_folder: Path, program: Program, request: dict[str, Any]) -> dict[str,
                 wall[name].append(_once(session, name, inputs))
                 cpu[name].append((time.process_time() - before) * 1e3)
         rounds += 1
+    for name, inputs in staged.items():  # a p99 needs a hundred samples: take the few that lack
+        if (P99_SAMPLES - len(wall[name])) * warm[name] > TOP_UP_MS:
+            continue
+        while len(wall[name]) < P99_SAMPLES:
+            before = time.process_time()
+            wall[name].append(_once(session, name, inputs))
+            cpu[name].append((time.process_time() - before) * 1e3)
     facts.update({"first_ms": first, "wall_ms": wall, "cpu_ms": cpu})
     return facts
 

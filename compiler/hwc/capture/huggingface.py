@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from pathlib import Path
 
-from hwc.errors import StepError
+from hwc.errors import MachineError, StepError
 from hwc.spec.model import HuggingFaceSource
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "merges.txt")
@@ -17,6 +18,8 @@ def export(source: HuggingFaceSource, folder: Path, work: Path, *, opset: int) -
 
     Raises StepError, with the exporter's own words, if it cannot export the model.
     """
+    if source.library == "sentence_transformers":
+        require("sentence_transformers", package="sentence-transformers")
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TRANSFORMERS_OFFLINE"] = "1"
     from optimum.exporters.onnx import main_export
@@ -39,6 +42,12 @@ def export(source: HuggingFaceSource, folder: Path, work: Path, *, opset: int) -
             hint="check `source.task` and `source.library`, or export it yourself and build the .onnx file",
         ) from error
     return work / "model.onnx"
+
+
+def require(module: str, *, package: str) -> None:
+    """Raise MachineError if a package that only some models need is not installed."""
+    if importlib.util.find_spec(module) is None:
+        raise MachineError(f"this model needs the package {package}", hint=f"pip install {package}")
 
 
 def keep_tokenizer(folder: Path, out: Path) -> list[str]:

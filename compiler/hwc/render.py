@@ -23,7 +23,7 @@ def error(failure: HwcError) -> None:
 
 def note(text: str) -> None:
     """Write a remark to stderr; stdout holds results alone."""
-    print(text, file=sys.stderr)  # noqa: T201
+    sys.stderr.write(f"{text}\n")  # in one piece: steps that run at once tell their progress from several threads
 
 
 def result(text: str) -> None:

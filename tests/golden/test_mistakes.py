@@ -216,7 +216,7 @@ def transcript(mistake: Mistake, cli: Cli) -> str:
     arguments = mistake.command.split()
     ran = cli(*arguments, env=mistake.env)
     assert ran.stdout == "", "a failed command has no result"
-    said = [line for line in ran.stderr.splitlines() if not re.match(r"[…✓=⏳] ", line)]
+    said = [line for line in ran.stderr.splitlines() if line and not re.match(r"[…✓=⏳] ", line)]
     text = "\n".join(said)
     for path, name in (
         (cli.cwd, "<folder>"), (cli.home, "<home>"), (cli.store, "<store>"), (ROOT, "<hwc>"),
@@ -225,7 +225,7 @@ def transcript(mistake: Mistake, cli: Cli) -> str:
     text = re.sub(r"sha256:[0-9a-f]{64}", "sha256:…", text)
     text = re.sub(r"-[0-9a-f]{12}/", "-…/", text)
     text = re.sub(r"\b\d+\.\d s\b", "… s", text)
-    text = re.sub(r"\d\.\d\de-\d\d(?= >)", "…", text)
+    text = re.sub(r"\d\.\d\de-\d\d(?= to the float)", "…", text)
     text = text.replace(ALIEN, "another-machine").replace("aarch64", "another").replace(platform.machine(), "this one")
     return f"$ hwc {mistake.command}\n{text}\nexit code {ran.code}\n"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,11 @@ import pytest
 from command import ROOT, Cli
 
 sys.path.insert(0, str(ROOT / "tests" / "property"))  # strategies.py, which unit tests use too
+
+
+# A shell starts its background jobs with Ctrl-C ignored, and what they start inherits that. Tests send Ctrl-C.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from typing import Any
 import cold_build
 import command_line
 import report
+import routing
 from measured import run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,6 +84,7 @@ def _measure(work: Path, arguments: argparse.Namespace, load: float) -> dict[str
         "cold_build": cold,
         "rebuild": rebuilt,
         "latency": json.loads(told.read_text()),
+        "routing": routing.measure(),
     }
 
 

@@ -24,6 +24,7 @@ def page(facts: Row) -> str:
             _command_line(facts["help"], facts["rebuild"]),
             _cold(facts["cold_build"]),
             _latency(facts["latency"]),
+            _routing(facts["routing"]),
         ]
     )
 
@@ -111,4 +112,12 @@ of values: it has no fp8 kernels for CPUs.
 | Runner | Median ms | Min ms | p10–p90 | Median × ORT f32 | Min × ORT f32 | Cosine | Max abs |
 |---|---:|---:|---:|---:|---:|---:|---:|
 {table}
+"""
+
+
+def _routing(told: Row) -> str:
+    return f"""## Routing
+
+One decision over {told['candidates']} candidates, all of them feasible, as a library call: p50 {told['p50_us']:.0f} µs, p99
+{told['p99_us']:.0f} µs over {told['decisions']} decisions; aim: p99 ≤ {told['target_p99_us']} µs.
 """

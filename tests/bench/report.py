@@ -116,8 +116,9 @@ of values: it has no fp8 kernels for CPUs.
 
 
 def _routing(told: Row) -> str:
+    took = f"p50 {told['p50_us']:.0f} µs, p99 {told['p99_us']:.0f} µs over {told['decisions']} decisions"
     return f"""## Routing
 
 One decision over {told['candidates']} candidates, all of them feasible, as a library call:
-p50 {told['p50_us']:.0f} µs, p99 {told['p99_us']:.0f} µs over {told['decisions']} decisions; aim: p99 ≤ {told['target_p99_us']} µs.
+{took}; aim: p99 ≤ {told['target_p99_us']} µs.
 """

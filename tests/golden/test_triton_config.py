@@ -9,7 +9,7 @@ import pytest
 
 from hwc.serve.triton_config import VARIABLE, ModelConfig, Tensor, WarmUp, text
 
-GOLDEN = Path(__file__).with_name("triton")
+GOLDEN = Path(__file__).with_name("triton-config")  # pytest makes folders beside tests importable: no package's name
 WRITE = os.environ.get("HWC_GOLDEN") == "write"  # read here: tests run without any HWC_* setting
 
 IDS, MASK = (Tensor(name=name, dtype="int64", dims=(VARIABLE,)) for name in ("input_ids", "attention_mask"))

@@ -16,6 +16,7 @@ from typing import Any
 
 import cold_build
 import command_line
+import registry
 import report
 import routing
 from measured import run
@@ -85,6 +86,7 @@ def _measure(work: Path, arguments: argparse.Namespace, load: float) -> dict[str
         "rebuild": rebuilt,
         "latency": json.loads(told.read_text()),
         "routing": routing.measure(),
+        "registry": registry.measure(),
     }
 
 

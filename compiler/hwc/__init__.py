@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hwc.api import Model as Model
+    from hwc.api import Sampling as Sampling
     from hwc.api import open as open
 
 __version__ = "0.1.0"
@@ -13,7 +14,7 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     """Import the public names when they are first asked for, so that the command line starts fast."""
-    if name in ("open", "Model"):
+    if name in ("open", "Model", "Sampling"):
         from hwc import api
 
         return getattr(api, name)

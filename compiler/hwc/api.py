@@ -1,7 +1,8 @@
-"""Use a bundle from Python: ``hwc.open("minilm:dev#llvm-cpu-host/w4a16").run(texts)``."""
+"""Use a bundle from Python: ``hwc.open("minilm:dev#llvm-cpu-host/w4a16").run(texts)``, or ``.generate(prompt)``."""
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,11 +13,17 @@ from hwc.bundle.program import copy_out, program_of
 from hwc.bundle.reference import parse
 from hwc.errors import UsageError
 from hwc.oci_layout import Layout
+from hwc.runtime import chat
 from hwc.runtime.batching import InputRule, run
+from hwc.runtime.language import Generation, Language, Options, Prompt, Stream, Timings
+from hwc.runtime.sampling import Sampling
+from hwc.runtime.tokens import Tokens
 from hwc.spec.project import open_project
 
 if TYPE_CHECKING:
     import numpy as np
+
+__all__ = ["Generation", "Model", "Sampling", "Stream", "Timings", "find_variant", "generates_text", "open"]
 
 
 class Model:
@@ -29,6 +36,8 @@ class Model:
         self.variant = variant
         self._program = program_of(variant)
         self._session = Session(self._program)
+        if generates_text(variant):
+            return
         facts = variant.facts["model"]
         self._batch_dim: str = facts["batch_dim"]
         self._output_dims = variant.facts["capture"].get("output_dims", {})
@@ -41,8 +50,9 @@ class Model:
         """Run texts, or arrays [batch, …] by input name; return outputs [batch, …] by name.
 
         Any number of items is laid into the compiled shapes; texts longer than the largest one are cut.
-        Raises UsageError for inputs the model does not take.
+        Raises UsageError for inputs the model does not take, and for a language model.
         """
+        self._require_encoder()
         feeds = items if isinstance(items, Mapping) else self.tokenise(items)
         return run(self._session, self._program.functions, self._rules, self._batch_dim, feeds, self._output_dims)
 
@@ -52,6 +62,7 @@ class Model:
 
         from hwc.capture.text import Encoder
 
+        self._require_encoder()
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise UsageError("texts are given as a list of texts", hint='run(["one text", "another"])')
         if not texts:
@@ -77,6 +88,55 @@ class Model:
                 filled[index, : len(row[name])] = row[name]
             feeds[name] = filled
         return feeds
+
+    def stream(
+        self, prompt: Prompt, *, max_new_tokens: int | None = None, sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
+    ) -> Stream:
+        """Return the answer of a language model to one prompt; iterating it gives text as it comes.
+
+        A prompt is a text, token ids, or chat messages for the model's chat template. Raises UsageError for a prompt
+        that is empty or longer than the cache, and for a model that does not generate text.
+        """
+        options = Options(max_new_tokens=max_new_tokens, sampling=sampling or Sampling(), stop=_texts(stop))
+        return self._language.stream(prompt, options)
+
+    def generate(
+        self, prompt: Prompt, *, max_new_tokens: int | None = None, sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
+    ) -> Generation:
+        """Return a language model's whole answer to one prompt, as ``stream`` takes it."""
+        return self.generate_all([prompt], max_new_tokens=max_new_tokens, sampling=sampling, stop=stop)[0]
+
+    def generate_all(
+        self, prompts: Sequence[Prompt], *, max_new_tokens: int | None = None, sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
+    ) -> list[Generation]:
+        """Return the answers to several prompts, as many side by side as the artefact has rows for."""
+        options = Options(max_new_tokens=max_new_tokens, sampling=sampling or Sampling(), stop=_texts(stop))
+        return self._language.generate(prompts, options)
+
+    @functools.cached_property
+    def _language(self) -> Language:
+        if not generates_text(self.variant):
+            raise UsageError("the model does not generate text", where=self.variant.name, hint="use run(texts)")
+        with tempfile.TemporaryDirectory(prefix="hwc-tokenizer-") as name:
+            folder = copy_out(self.variant, "tokenizer", Path(name))
+            tokens, template = Tokens(folder), chat.load(folder)
+        return Language(self._session, self._program.functions, self.variant.facts["generation"], tokens, template)
+
+    def _require_encoder(self) -> None:
+        if generates_text(self.variant):
+            raise UsageError("the model generates text", where=self.variant.name, hint="use generate(prompt)")
+
+
+def _texts(stop: Sequence[str]) -> tuple[str, ...]:
+    return (stop,) if isinstance(stop, str) else tuple(stop)
+
+
+def generates_text(variant: Variant) -> bool:
+    """Tell whether a variant is of a language model."""
+    return bool(variant.facts.get("model", {}).get("task") == "text-generation")
 
 
 def open(reference: str, *, store: Path | None = None) -> Model:

@@ -100,8 +100,11 @@ def run(text: str, *, texts: list[str], input_file: Path | None, output_file: Pa
     """Run a variant on texts or arrays."""
     import numpy as np
 
+    from hwc.api import find_variant, generates_text
     from hwc.api import open as open_model
 
+    if generates_text(find_variant(text)):
+        raise UsageError("the model generates text", where=text, hint="give the text to continue as --prompt")
     if bool(texts) == bool(input_file):
         raise UsageError("give either --text or --input", hint="--text is for models with a tokenizer")
     feeds = _arrays(input_file) if input_file else texts

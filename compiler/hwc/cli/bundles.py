@@ -45,12 +45,27 @@ def run(
     text: Annotated[list[str] | None, typer.Option(help="Text to run; repeat for several.")] = None,
     input: Annotated[Path | None, typer.Option(help="An .npz with one array per input.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write the outputs as .npz.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Text that a language model continues; -: read stdin.")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")] = False,
+    system: Annotated[str | None, typer.Option(help="System message of the chat.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens to generate; default: to the end, or until the cache is full.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="0: the likeliest token; 1: the model's own probabilities.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="Draw from that many likeliest tokens; 0: from all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that hold this share; 1: all.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the draw: the same one gives the same text.")] = 0,
+    stop: Annotated[list[str] | None, typer.Option(help="Text to end before; repeat for several.")] = None,
     format: Format = "table",
 ) -> None:
-    """Run a variant on its device."""
-    from hwc.cli import bundle_action
+    """Run a variant on its device: an encoder on --text or --input, a language model on --prompt."""
+    from hwc.cli import generate_action
 
-    bundle_action.run(bundle, texts=text or [], input_file=input, output_file=output, format=format)
+    request = generate_action.Request(
+        prompt=prompt, chat=chat, system=system, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
+        top_p=top_p, seed=seed, stop=tuple(stop or ()),
+    )
+    generate_action.run(bundle, request, texts=text or [], input_file=input, output_file=output, format=format)
 
 
 def check(bundle: Reference, format: Format = "table") -> None:

@@ -21,7 +21,9 @@ from hwc.program import Program, from_json
 def main(folder: Path) -> int:
     """Serve one request; return the process's exit status."""
     request = json.loads((folder / "request.json").read_text())
-    verbs: dict[str, Callable[[Path, Program, dict[str, Any]], dict[str, Any]]] = {"run": _run, "time": _time}
+    verbs: dict[str, Callable[[Path, Program, dict[str, Any]], dict[str, Any]]] = {
+        "run": _run, "score": _score, "time": _time,
+    }
     try:
         report = verbs[request["verb"]](folder, from_json(json.dumps(request["program"])), request)
     except HwcError as error:
@@ -69,6 +71,59 @@ def _run(folder: Path, program: Program, request: dict[str, Any]) -> dict[str, A
     _memory(facts)
     save_numbered(folder / "outputs.npz", results)
     return facts
+
+
+def _score(folder: Path, program: Program, request: dict[str, Any]) -> dict[str, Any]:
+    """Make a language model's calls in order and write its golden text; both are reduced at once: logits are large."""
+    from hwc.capture import calls, greedy, reduced
+    from hwc.capture.golden import load_cases
+
+    session, facts = _load(program)
+    by_bucket = {json.dumps(entry.bucket, sort_keys=True): entry for entry in program.functions}
+    cases_folder = Path(request["cases"])
+    cases = load_cases(cases_folder)
+    logits = (
+        session.call(by_bucket[json.dumps(case.bucket, sort_keys=True)].name, case.feeds)["logits"] for case in cases
+    )
+    reduced.save(folder / "outputs.npz", calls.reduce(cases, logits, reduced.load(cases_folder / "expected.npz")))
+    found = _write_golden(session, program, greedy.load(cases_folder), int(request["context_tokens"]))
+    _memory(facts)
+    return {**facts, **found}
+
+
+class _Heard:
+    """Passes calls on, and keeps the logits that each gave for the first row."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.logits: list[Any] = []
+
+    def call(self, function: str, feeds: Any, /) -> Any:
+        """Call the artefact."""
+        found = self._session.call(function, feeds)
+        self.logits.append(found["logits"][0, 0].copy())
+        return found
+
+
+def _write_golden(session: Any, program: Program, told: Any, context_tokens: int) -> dict[str, Any]:
+    """Generate greedily after the golden prompt; compare logits as long as the tokens are the model's own."""
+    import numpy as np
+
+    from hwc.capture import calls, reduced
+    from hwc.runtime.generate import Generator
+
+    heard = _Heard(session)
+    batch = min(entry.bucket["batch"] for entry in program.functions)
+    generator = Generator(heard, program.functions, context_tokens=context_tokens, eos_ids=(), batch=batch)
+    count = min(len(told.tokens), generator.room(len(told.prompt_ids)))
+    steps = generator.stream([told.prompt_ids], max_new_tokens=count)
+    tokens = [token for step in steps if (token := step.tokens[0]) is not None]
+    equal = next((at for at, pair in enumerate(zip(tokens, told.tokens, strict=False)) if pair[0] != pair[1]), count)
+    alike = min(equal + 1, count)  # the logits of the first other token still follow the same text
+    due = calls.part(told.logits, 0, alike)
+    found = reduced.at(np.stack(heard.logits[-count:][:alike]), due, np.asarray(told.tokens[:alike]))
+    worst = float(np.max(np.abs((due.logprobs + due.lse[:, None]) - (found.logprobs + found.lse[:, None]))))
+    return {"greedy_tokens": tokens, "greedy_logits_max_abs": worst}
 
 
 MOST_REPEATS = 10

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from test_serving_schema import verified
 
-from hwc.bundle.gates import Verdict, growth_interval, hold
+from hwc.bundle.gates import Verdict, hold
+from hwc.bundle.regression import growth_interval
 from hwc.bundle.serving import Serving, parse_serving
 from hwc.errors import UsageError
 from hwc.pipeline import ci
@@ -54,6 +55,13 @@ def missed(verdicts: list[Verdict]) -> list[str]:
         ({}, Gates(bits_per_parameter_max=4.0), "bits per parameter, at most 4"),
         ({}, Gates(weights_bytes_max=1000), "bytes of weights, at most 1000"),
         ({"own": 1.0}, Gates(metrics_min={"own": 2.0}), "own 1.0000, at least 2"),
+        ({"kl_mean": 0.09}, Gates(kl_mean_max=0.06), "kl_mean 0.0900, at most 0.06"),
+        ({"kl_mean": 2e-4}, Gates(kl_mean_max=1e-4), "kl_mean 2.00e-04, at most 0.0001"),
+        ({"kl_p99": 1.5}, Gates(kl_p99_max=1.0), "kl_p99 1.5000, at most 1"),
+        ({"kl_vs_rtn": 0.6}, Gates(kl_vs_rtn_max=0.5), "kl_vs_rtn 0.6000, at most 0.5"),
+        ({"perplexity_ratio": 1.1}, Gates(perplexity_ratio_max=1.05), "perplexity_ratio 1.1000, at most 1.05"),
+        ({"greedy_tokens": 7}, Gates(greedy_tokens_min=64), "greedy_tokens 7.0000, at least 64"),
+        ({}, Gates(kl_mean_max=0.06), "kl_mean is gated at 0.06, but the evaluator does not measure it"),
         ({}, Gates(p99_ms_max=10.0), "p99 11 ms, at most 10 ms"),
         ({}, Gates(usd_per_million_items_max=0.01), "0.02 USD per million items"),
     ],
@@ -74,6 +82,62 @@ def test_figures_at_their_bounds_pass():
 def test_a_noisy_shape_is_not_judged_and_a_latency_gate_never_passes_for_want_of_a_quiet_one():
     verdicts = hold(with_cell({"valid": False}), Gates(p99_ms_max=1.0), parity_max_abs=PARITY)
     assert [verdict.outcome for verdict in verdicts if verdict.gate.startswith("p99")] == ["unjudged", "missed"]
+
+
+def language(timed: bool = True, **change: Any) -> Serving:
+    made = document()
+    latency = made["profile"]["request"][0]["latency_ms"]
+    rest = {"batch": 1, "tok_s": 100.0, "valid": True, "method": "measured", **change}
+    made["profile"]["request"] = []
+    if timed:
+        made["profile"]["prefill"] = [{"isl": 128, "ttft_ms": latency, **rest}]
+        made["profile"]["decode"] = [{"context": 512, "itl_ms": latency, **rest}]
+    else:
+        del made["provenance"]["tier"]["latency"]
+    return parse_serving(made)
+
+
+def latency_verdicts(found: Serving, bound: float) -> list[tuple[str, str]]:
+    gates = Gates(ttft_p99_ms_max=bound, itl_p99_ms_max=bound)
+    verdicts = hold(found, gates, parity_max_abs=PARITY)
+    return [(verdict.gate, verdict.outcome) for verdict in verdicts if "p99" in verdict.gate]
+
+
+@pytest.mark.parametrize(("bound", "outcome"), [(11.0, "passed"), (10.9, "missed")])
+def test_time_to_first_token_and_between_tokens_are_judged_on_their_own_cells(bound, outcome):
+    assert latency_verdicts(language(), bound) == [
+        ("ttft_p99_ms batch 1, prompt 128", outcome),
+        ("itl_p99_ms batch 1, context 512", outcome),
+    ]
+
+
+def test_token_latencies_that_are_noisy_or_were_never_measured_do_not_pass():
+    assert [outcome for _, outcome in latency_verdicts(language(valid=False), 99.0)] == ["unjudged", "missed"] * 2
+    assert latency_verdicts(language(timed=False), 99.0) == [("ttft_p99_ms", "unjudged"), ("itl_p99_ms", "unjudged")]
+
+
+def with_intervals(**rows: tuple[float, float]) -> Serving:
+    """Return a document whose metrics have a value and a 95 % half-interval."""
+    made = document(**{name: value for name, (value, _) in rows.items()})
+    for row in made["quality"]:
+        if row["metric"] in rows:
+            value, half = rows[row["metric"]]
+            row["ci95"] = [value - half, value + half]
+    return parse_serving(made)
+
+
+@pytest.mark.parametrize(("ratio", "flagged"), [(0.96, True), (0.99, False), (1.04, False)])
+def test_a_gain_over_the_float_model_beyond_chance_is_noted_and_misses_no_gate(ratio, flagged):
+    found = with_intervals(perplexity_ratio=(ratio, 1.96 * 0.01))  # a standard error of 0.01
+    verdicts = hold(found, Gates(perplexity_ratio_max=1.1), parity_max_abs=PARITY)
+    noted = [verdict.gate for verdict in verdicts if verdict.outcome == "unjudged"]
+    assert noted == (["perplexity_ratio plausibility"] if flagged else [])
+    assert not missed(verdicts)
+
+
+def test_a_metrics_interval_is_told_beside_it():
+    found = missed(hold(with_intervals(kl_mean=(0.09, 0.01)), Gates(kl_mean_max=0.06), parity_max_abs=PARITY))
+    assert found == ["kl_mean 0.0900 (95 %: 0.0800 … 0.1000), at most 0.06"]
 
 
 def test_another_models_baseline_is_refused():
@@ -115,6 +179,23 @@ def test_quality_size_and_cost_regressions_are_missed():
         ("size against baseline", "missed"),
         ("cost against baseline", "missed"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("metric", "before", "after", "outcome"),
+    [
+        ("kl_mean", 0.05, 0.08, "missed"),
+        ("kl_mean", 0.08, 0.05, "passed"),
+        ("kl_p99", 0.5, 0.8, "missed"),
+        ("perplexity_ratio", 1.02, 1.05, "missed"),
+        ("perplexity_ratio", 1.05, 1.02, "passed"),
+        ("top1", 0.9, 0.87, "missed"),
+        ("top1", 0.87, 0.9, "passed"),
+    ],
+)
+def test_each_language_metric_gets_worse_in_its_own_direction(metric, before, after, outcome):
+    found = _regression(serving(**{metric: before}), serving(**{metric: after}), quality_drop_max=0.01)
+    assert [v.outcome for v in found if v.gate == f"{metric} against baseline"] == [outcome]
 
 
 def test_the_growth_interval_is_welchs():

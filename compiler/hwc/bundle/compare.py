@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hwc.bundle.export_dir import chosen_measurement
-from hwc.bundle.gates import growth_interval
 from hwc.bundle.open import Bundle, Variant
+from hwc.bundle.regression import growth_interval
 from hwc.bundle.serving import Serving
 from hwc.errors import UsageError
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
+from hwc.bundle import regression
+from hwc.bundle.bounds import Outcome, Row, judge
+from hwc.bundle.regression import growth_interval as growth_interval  # bundle/compare.py asks for it here
 from hwc.bundle.serving import Serving
-from hwc.bundle.serving_profile import RequestCell
-from hwc.errors import UsageError
+from hwc.bundle.serving_profile import Latency
+from hwc.bundle.serving_records import Quality
 from hwc.spec.model import Gates
 
-Outcome = Literal["passed", "missed", "unjudged"]
-REGRESSION_METRICS = ("cosine_mean", "nearest_neighbour", "top1")
+IMPLAUSIBLE_ERRORS = 3.0
+"""Standard errors by which a gain over the float model is no longer taken for chance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,74 +39,113 @@ def hold(
     variant = serving.identity.variant_id
     rows = [*_absolute(serving, gates, parity_max_abs)]
     if baseline is not None:
-        rows += _relative(serving, gates, baseline)
+        rows += regression.against(serving, gates.regression, baseline)
     return [Verdict(variant=variant, gate=gate, outcome=outcome, told=told) for gate, outcome, told in rows]
 
 
-_Row = tuple[str, Outcome, str]
-
-
-def _judge(ok: bool) -> Outcome:
-    return "passed" if ok else "missed"
-
-
-def _absolute(serving: Serving, gates: Gates, parity_max_abs: float) -> Iterator[_Row]:
+def _absolute(serving: Serving, gates: Gates, parity_max_abs: float) -> Iterator[Row]:
     if serving.status == "verified":
         yield from _quality(serving, gates, parity_max_abs)
+        yield from _implausible(serving)
     bits = 8 * serving.resources.weights_bytes / serving.model.params
     if gates.bits_per_parameter_max is not None:
         bound = gates.bits_per_parameter_max
-        yield "bits_per_parameter", _judge(bits <= bound), f"{bits:.2f} bits per parameter, at most {bound:g}"
+        yield "bits_per_parameter", judge(bits <= bound), f"{bits:.2f} bits per parameter, at most {bound:g}"
     if gates.weights_bytes_max is not None:
         size, limit = serving.resources.weights_bytes, gates.weights_bytes_max
-        yield "weights_bytes", _judge(size <= limit), f"{size} bytes of weights, at most {limit}"
+        yield "weights_bytes", judge(size <= limit), f"{size} bytes of weights, at most {limit}"
     if serving.status == "verified":
         yield from _latency(serving, gates)
         yield from _cost(serving, gates)
 
 
-def _quality(serving: Serving, gates: Gates, parity_max_abs: float) -> Iterator[_Row]:
+def _quality(serving: Serving, gates: Gates, parity_max_abs: float) -> Iterator[Row]:
     metrics = {row.metric: row.value for row in serving.quality}
     parity = metrics.get("parity_max_abs", math.inf)
     yield (
-        "parity", _judge(parity <= parity_max_abs),
+        "parity", judge(parity <= parity_max_abs),
         f"max abs {parity:.2e} to ONNX Runtime on the same quantised graph, at most {parity_max_abs:.2e}",
     )
-    lower = {
+    rows = {row.metric: row for row in serving.quality}
+    at_least = {
         "cosine_mean": gates.cosine_mean_min,
         "nearest_neighbour": gates.nearest_neighbour_min,
         "top1": gates.top1_min,
+        "greedy_tokens": gates.greedy_tokens_min,
         **gates.metrics_min,
     }
-    for name, bound in lower.items():
-        if bound is not None and name not in metrics:
-            yield name, "missed", f"{name} is gated at {bound:g}, but the evaluator does not measure it"
-        elif bound is not None:
-            yield name, _judge(metrics[name] >= bound), f"{name} {metrics[name]:.4f}, at least {bound:g}"
+    at_most = {
+        "kl_mean": gates.kl_mean_max,
+        "kl_p99": gates.kl_p99_max,
+        "kl_vs_rtn": gates.kl_vs_rtn_max,
+        "perplexity_ratio": gates.perplexity_ratio_max,
+    }
+    for least, bounds in ((True, at_least), (False, at_most)):
+        for name, bound in bounds.items():
+            if bound is not None:
+                yield _metric(name, rows.get(name), bound, least=least)
     if gates.max_abs is not None:
         worst = metrics.get("max_abs", math.inf)
         told = f"max abs {worst:.2e} to the float model, at most {gates.max_abs:.2e}"
-        yield "max_abs", _judge(worst <= gates.max_abs), told
+        yield "max_abs", judge(worst <= gates.max_abs), told
 
 
-def _latency(serving: Serving, gates: Gates) -> Iterator[_Row]:
-    """Judge quiet shapes alone; a gate never passes for want of one."""
-    if gates.p99_ms_max is None or not serving.profile.request:
+def _metric(name: str, row: Quality | None, bound: float, *, least: bool) -> Row:
+    if row is None:
+        return name, "missed", f"{name} is gated at {bound:g}, but the evaluator does not measure it"
+    interval = f" (95 %: {_told(row.ci95[0])} … {_told(row.ci95[1])})" if row.ci95 else ""
+    told = f"{name} {_told(row.value)}{interval}, at {'least' if least else 'most'} {bound:g}"
+    return name, judge(row.value >= bound if least else row.value <= bound), told
+
+
+def _told(value: float) -> str:
+    return f"{value:.4f}" if abs(value) >= 0.01 else f"{value:.2e}"
+
+
+def _implausible(serving: Serving) -> Iterator[Row]:
+    """Name gains over the float model that chance does not explain: leaked data, or a reference that is not it."""
+    for row in serving.quality:
+        if row.metric.partition("/")[0] != "perplexity_ratio" or row.ci95 is None:
+            continue
+        error = (row.ci95[1] - row.ci95[0]) / (2 * 1.96)
+        if row.value + IMPLAUSIBLE_ERRORS * error < 1:
+            told = f"{row.metric} {row.value:.4f} ± {error:.4f} is better than the float model beyond chance"
+            yield f"{row.metric} plausibility", "unjudged", f"{told}: look at the data and at the reference"
+
+
+def _latency(serving: Serving, gates: Gates) -> Iterator[Row]:
+    profile = serving.profile
+    yield from _p99("p99_ms", gates.p99_ms_max, {
+        cell.bucket: (cell.latency_ms, cell.valid) for cell in profile.request
+    })  # fmt: skip
+    yield from _p99("ttft_p99_ms", gates.ttft_p99_ms_max, {
+        f"batch {cell.batch}, prompt {cell.isl}": (cell.ttft_ms, cell.valid) for cell in profile.prefill
+    })  # fmt: skip
+    yield from _p99("itl_p99_ms", gates.itl_p99_ms_max, {
+        f"batch {cell.batch}, context {cell.context}": (cell.itl_ms, cell.valid) for cell in profile.decode
+    })  # fmt: skip
+
+
+def _p99(gate: str, bound: float | None, cells: Mapping[str, tuple[Latency, bool]]) -> Iterator[Row]:
+    """Judge quiet cells alone; a gate never passes for want of one. ``cells``: name to (latency, valid)."""
+    if bound is None:
         return
-    bound, judged = gates.p99_ms_max, 0
-    for cell in serving.profile.request:
-        gate, p99 = f"p99_ms {cell.bucket}", cell.latency_ms.p99
-        if not cell.valid or p99 is None:
-            why = "too noisy" if not cell.valid else f"{cell.latency_ms.n} samples tell no p99"
-            yield gate, "unjudged", f"{why}; at most {bound:g} ms is asked"
+    if not cells:
+        yield gate, "unjudged", f"never measured; at most {bound:g} ms is asked"
+        return
+    judged = 0
+    for name, (latency, valid) in cells.items():
+        if not valid or latency.p99 is None:
+            why = "too noisy" if not valid else f"{latency.n} samples tell no p99"
+            yield f"{gate} {name}", "unjudged", f"{why}; at most {bound:g} ms is asked"
         else:
             judged += 1
-            yield gate, _judge(p99 <= bound), f"p99 {p99:.3g} ms, at most {bound:g} ms"
+            yield f"{gate} {name}", judge(latency.p99 <= bound), f"p99 {latency.p99:.3g} ms, at most {bound:g} ms"
     if not judged:
-        yield "p99_ms", "missed", f"no shape could be judged against {bound:g} ms; run again on a quiet machine"
+        yield gate, "missed", f"no shape could be judged against {bound:g} ms; run again on a quiet machine"
 
 
-def _cost(serving: Serving, gates: Gates) -> Iterator[_Row]:
+def _cost(serving: Serving, gates: Gates) -> Iterator[Row]:
     bound = gates.usd_per_million_items_max
     if bound is None:
         return
@@ -113,83 +154,6 @@ def _cost(serving: Serving, gates: Gates) -> Iterator[_Row]:
         return
     cheapest = min(row.usd.base for row in serving.cost.usd_per_million_items)
     yield (
-        "usd_per_million_items", _judge(cheapest <= bound),
+        "usd_per_million_items", judge(cheapest <= bound),
         f"{cheapest:.3g} USD per million items in the cheapest shape (base price), at most {bound:g}",
     )
-
-
-def _relative(serving: Serving, gates: Gates, baseline: Serving) -> Iterator[_Row]:
-    if baseline.identity.model_id != serving.identity.model_id:
-        raise UsageError(
-            f"the baseline is of model {baseline.identity.model_id}, not {serving.identity.model_id}",
-            hint="name a bundle of the same model",
-        )
-    bounds = gates.regression
-    if bounds.quality_drop_max is not None:
-        yield from _quality_drop(serving, baseline, bounds.quality_drop_max)
-    if bounds.size_growth_max is not None:
-        before, after = baseline.resources.weights_bytes, serving.resources.weights_bytes
-        yield "size against baseline", *_growth(after / before - 1, bounds.size_growth_max, "weights")
-    if bounds.latency_growth_max is not None:
-        yield from _latency_growth(serving, baseline, bounds.latency_growth_max)
-    if bounds.cost_growth_max is not None:
-        yield from _cost_growth(serving, baseline, bounds.cost_growth_max)
-
-
-def _growth(growth: float, bound: float, what: str) -> tuple[Outcome, str]:
-    return _judge(growth <= bound), f"{what} {growth:+.1%}, at most {bound:+.1%}"
-
-
-def _quality_drop(serving: Serving, baseline: Serving, bound: float) -> Iterator[_Row]:
-    before = {row.metric: row for row in baseline.quality}
-    for row in serving.quality:
-        if row.metric not in REGRESSION_METRICS or row.metric not in before:
-            continue
-        gate = f"{row.metric} against baseline"
-        if before[row.metric].data_sha256 != row.data_sha256:
-            yield gate, "unjudged", "the baseline was measured on other data"
-            continue
-        drop = before[row.metric].value - row.value
-        yield gate, _judge(drop <= bound), f"{row.metric} fell by {drop:.4f}, at most {bound:g}"
-
-
-def _latency_growth(serving: Serving, baseline: Serving, bound: float) -> Iterator[_Row]:
-    ours, theirs = (document.profile.conditions.machine_sha256 for document in (serving, baseline))
-    if ours != theirs or ours is None:
-        yield "latency against baseline", "unjudged", "refused: the baseline's latency is another machine's"
-        return
-    before = {cell.bucket: cell for cell in baseline.profile.request}
-    for cell in serving.profile.request:
-        if cell.bucket not in before:
-            continue
-        gate, old = f"latency {cell.bucket} against baseline", before[cell.bucket]
-        if not (cell.valid and old.valid):
-            yield gate, "unjudged", "too noisy to compare"
-            continue
-        low, high = growth_interval(old, cell)
-        told = f"mean {low:+.1%} … {high:+.1%} (95 %), at most {bound:+.1%}"
-        yield gate, _judge(low <= bound), told
-
-
-def growth_interval(before: RequestCell, after: RequestCell) -> tuple[float, float]:
-    """Return the 95 % interval of the growth of the mean latency, as shares of the mean before.
-
-    Welch's normal approximation on the difference of two means; both cells hold tens of samples or more.
-    """
-    old, new = before.latency_ms, after.latency_ms
-    error = 1.96 * math.sqrt(old.std**2 / old.n + new.std**2 / new.n)
-    difference = new.mean - old.mean
-    return (difference - error) / old.mean, (difference + error) / old.mean
-
-
-def _cost_growth(serving: Serving, baseline: Serving, bound: float) -> Iterator[_Row]:
-    costs = [document.cost for document in (baseline, serving)]
-    gate = "cost against baseline"
-    if any(cost is None or not cost.usd_per_million_items for cost in costs):
-        yield gate, "unjudged", "no price is known for both"
-        return
-    if costs[0] and costs[1] and costs[0].as_of != costs[1].as_of:
-        yield gate, "unjudged", f"priced by tables of {costs[0].as_of} and {costs[1].as_of}"
-        return
-    before, after = (min(row.usd.base for row in cost.usd_per_million_items) for cost in costs if cost is not None)
-    yield gate, *_growth(after / before - 1, bound, "USD per million items")

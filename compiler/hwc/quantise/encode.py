@@ -12,7 +12,7 @@ from hwc.errors import InternalError
 from hwc.quantise import codes as canonical
 from hwc.quantise.encodings import Packed, pack, unpack
 from hwc.quantise.graph import apply
-from hwc.quantise.quantise import read_layers
+from hwc.quantise.quantise import METHOD, read_layers, read_overrides
 from hwc.quantise.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -26,8 +26,9 @@ GRAPH = "graph.onnx"
 def encode(scheme: Scheme, encoding: str, captured: Path, quantised: Path, out: Path) -> None:
     """Write ``float.irpa``, ``linears.irpa``, ``graph.onnx`` and ``audit.json``.
 
-    ``linears.irpa`` holds every weight of a linear in the scheme's form, ``float.irpa`` everything else: it is
-    the same file for every scheme, so a store keeps it once. What was written is read back and compared.
+    ``linears.irpa`` holds every weight of a linear in the scheme's form, and the biases that changed with it;
+    ``float.irpa`` everything else, with those biases as captured: it is the same file for every scheme, so a store
+    keeps it once. What was written is read back and compared.
     ``graph.onnx`` is the captured graph in the scheme, detached: the archives hold its weights (see restore.py).
     """
     from safetensors.numpy import load_file
@@ -42,13 +43,22 @@ def encode(scheme: Scheme, encoding: str, captured: Path, quantised: Path, out: 
     kept = {name: value for name, value in weights.items() if name in linear_weights and name not in replaced}
     packed = {key: value for layer, entry in coded.items() for key, value in pack(layer, entry, encoding).items()}
     write_archive({name: _plain(value) for name, value in floats.items()}, out / FLOAT_ARCHIVE)
-    write_archive({**{name: _plain(value) for name, value in kept.items()}, **packed}, out / LINEAR_ARCHIVE)
+    own = {**kept, **read_overrides(quantised)}
+    write_archive({**{name: _plain(value) for name, value in own.items()}, **packed}, out / LINEAR_ARCHIVE)
     _read_back(coded, encoding, out / LINEAR_ARCHIVE)
     graph = apply(scheme, chosen, onnx_io.load_graph(captured / "graph.onnx"), where=GRAPH)
     onnx_io.drop_notes(graph)
     onnx_io.save(graph, out / GRAPH)
     facts = audit(scheme, layers, weights, [out / FLOAT_ARCHIVE, out / LINEAR_ARCHIVE])
+    facts |= {key: value for key, value in method_of(quantised).items() if key in ("method", "calibration")}
     (out / "audit.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
+
+
+def method_of(quantised: Path) -> dict[str, Any]:
+    """Return what quantising said about its method and its calibration data."""
+    path = quantised / METHOD
+    told: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return told
 
 
 def _plain(value: np.ndarray) -> Packed:

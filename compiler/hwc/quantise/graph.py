@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hwc import onnx_io
 from hwc.errors import InternalError
 from hwc.quantise.codes import Codes
-from hwc.quantise.linears import Linear, candidates
+from hwc.quantise.linears import ADJUSTED, Linear, candidates
 from hwc.quantise.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def apply(scheme: Scheme, linears: Sequence[Linear], model: onnx.ModelProto, *, 
     if not linears:
         return model
     replaced = rewrite(model, linears, scheme.kind, group_size=scheme.group_size, zeros=not scheme.symmetric)
+    _adjust(model, {linear.adjusted for linear in linears if linear.adjusted})
     if replaced != len(linears):
         raise InternalError(f"{replaced} of {len(linears)} linears were replaced", where=where)
     return model
@@ -51,6 +52,19 @@ def rewrite(model: onnx.ModelProto, linears: Sequence[Linear], kind: str, *, gro
     if kind == "int4" and not any(entry.domain == MS_DOMAIN for entry in model.opset_import):
         model.opset_import.add(domain=MS_DOMAIN, version=1)
     return len(by_output)
+
+
+def _adjust(model: onnx.ModelProto, names: set[str]) -> None:
+    """Let the graph read the scheme's own value of each named weight."""
+    for node in model.graph.node:
+        for position, name in enumerate(node.input):
+            if name in names:
+                node.input[position] = name + ADJUSTED
+    for value in model.graph.input:
+        if value.name in names:
+            value.name += ADJUSTED
+    weights = [name + ADJUSTED if name in names else name for name in onnx_io.weight_names(model)]
+    onnx_io.set_weight_names(model, weights)
 
 
 def _keep_shapes(model: onnx.ModelProto) -> None:

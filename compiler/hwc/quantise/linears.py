@@ -13,6 +13,9 @@ from hwc import onnx_io
 if TYPE_CHECKING:
     import onnx
 
+ADJUSTED = ".adjusted"
+"""Suffix of a float weight that belongs to a scheme; the one without it is shared by all schemes."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear:
@@ -27,6 +30,8 @@ class Linear:
     """Whether the weight is stored as [N, K] (a Gemm with transB) rather than [K, N]."""
     skip: str = ""
     """Why the layer stays in float; empty if it may be quantised."""
+    adjusted: str = ""
+    """The float weight, a bias, that quantising changed with it; the scheme's graph reads NAME.adjusted instead."""
 
     @property
     def parameters(self) -> int:

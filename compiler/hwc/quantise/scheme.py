@@ -9,6 +9,12 @@ from typing import Literal
 from hwc.errors import UsageError
 
 WeightKind = Literal["float", "fp8", "int4"]
+Solver = Literal["nearest", "gptq"]
+NEAREST = "round to nearest, scale by mean-squared-error search; no calibration data"
+GPTQ = (
+    "GPTQ (static groups, act-order, damp 0.01) with a Hessian-weighted scale search, errors of earlier layers made up "
+    "for, scales refitted, codes descended, biases corrected"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,31 +25,40 @@ class Scheme:
     kind: WeightKind
     title: str
     method: str
+    """How codes are chosen where there is calibration data."""
+    without_data: str = ""
+    """How they are chosen where there is none."""
+    solver: Solver = "nearest"
     group_size: int = 0
     """Weights along K that share a scale; 0 means one scale for each output channel."""
     symmetric: bool = True
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether calibration data is looked at."""
+        return self.solver == "gptq"
+
+
+def _int4(name: str, title: str, *, group_size: int, symmetric: bool = True, solver: Solver = "gptq") -> Scheme:
+    return Scheme(
+        name=name, kind="int4", title=title, method=NEAREST if solver == "nearest" else GPTQ, without_data=NEAREST,
+        solver=solver, group_size=group_size, symmetric=symmetric,
+    )
+
 
 SCHEMES: dict[str, Scheme] = {
-    "fp32": Scheme(name="fp32", kind="float", title="float32, as captured", method="none"),
-    "fp8": Scheme(
-        name="fp8", kind="fp8", title="FP8 E4M3 weights, one scale an output channel", method="absmax/448, clamped"
-    ),
-    "w4a16": Scheme(
-        name="w4a16",
-        kind="int4",
-        title="int4 weights in groups of 32, symmetric",
-        method="round to nearest, scale by mean-squared-error search",
-        group_size=32,
-    ),
-    "w4a16-asym": Scheme(
-        name="w4a16-asym",
-        kind="int4",
-        title="int4 weights in groups of 32, with zero points",
-        method="round to nearest, scale by mean-squared-error search",
-        group_size=32,
-        symmetric=False,
-    ),
+    scheme.name: scheme
+    for scheme in (
+        Scheme(name="fp32", kind="float", title="float32, as captured", method="none", without_data="none"),
+        Scheme(
+            name="fp8", kind="fp8", title="FP8 E4M3 weights, one scale an output channel", method=GPTQ,
+            without_data="absmax/448, clamped; no calibration data", solver="gptq",
+        ),
+        _int4("w4a16", "int4 weights in groups of 32, symmetric", group_size=32),
+        _int4("w4a16-asym", "int4 weights in groups of 32, with zero points", group_size=32, symmetric=False),
+        _int4("w4a16-g128", "int4 weights in groups of 128, symmetric", group_size=128),
+        _int4("w4a16-rtn", "int4 weights in groups of 32, symmetric, to compare with", group_size=32, solver="nearest"),
+    )
 }
 
 

@@ -106,13 +106,14 @@ class Progress:
 
 
 VARIANT_COLUMNS = ("variant", "status", "size MiB", "bits/param", "quality", "latency", "quality ", "cost", "content")
-LATENCY_COLUMNS = ("variant", "shape", "p50 ms", "p99 ms", "mean ± 95 %", "items/s", "$/M items (low–high)")
+LATENCY_COLUMNS = ("variant", "shape", "p50 ms", "p99 ms", "mean ± 95 %", "per s", "$/M (low–high)")
 
 
 def bundle(title: str, serving: Sequence[Mapping[str, Any]], bits_per_parameter: Sequence[float]) -> None:
     """Draw a bundle as two tables, what its variants are and how fast they are, from serving metadata alone.
 
-    The columns latency, quality and cost of the first tell each group's tier: its worst method.
+    The columns latency, quality and cost of the first tell each group's tier: its worst method. The second counts
+    items, or a language model's tokens.
     """
     table(title, VARIANT_COLUMNS, [_variant(row, bits) for row, bits in zip(serving, bits_per_parameter, strict=True)])
     rows = [cell for document in serving for cell in _cells(document)]
@@ -136,26 +137,50 @@ def _variant(document: Mapping[str, Any], bits: float) -> list[str]:
 def _cells(document: Mapping[str, Any]) -> list[list[str]]:
     costs = {row["bucket"]: row["usd"] for row in document.get("cost", {}).get("usd_per_million_items", [])}
     rows = []
+    rows += _token_cells(document)
     for cell in document.get("profile", {}).get("request", []):
         told, usd = cell["latency_ms"], costs.get(cell["bucket"])
-        rows.append(
-            [
-                document["identity"]["variant_id"],
-                cell["bucket"],
-                f"{told['p50']:.3g}{'' if cell['valid'] else ' ?'}",
-                f"{told['p99']:.3g}" if "p99" in told else f"– (n={told['n']})",
-                f"{told['mean']:.3g} ± {(told['ci95'][1] - told['ci95'][0]) / 2:.2g}",
-                f"{cell['items_s']:.1f}",
-                f"{usd['base']:.2g} ({usd['low']:.2g}–{usd['high']:.2g})" if usd else "–",
-            ]
-        )
+        rows.append(_cell(document, cell["bucket"], cell, told, cell["items_s"], usd))
     return rows
+
+
+def _token_cells(document: Mapping[str, Any]) -> list[list[str]]:
+    """Return a language model's rows: its rates are tokens a second, its costs those of a million tokens."""
+    told = document.get("cost", {}).get("usd_per_million_tokens", [])
+    costs = {(row["phase"], row["batch"], row["tokens"]): row["usd"] for row in told}
+    profile = document.get("profile", {})
+    rows = []
+    for cell in profile.get("prefill", []):
+        usd = costs.get(("prefill", cell["batch"], cell["isl"]))
+        shape = f"prefill {cell['batch']}×{cell['isl']} (TTFT)"
+        rows.append(_cell(document, shape, cell, cell["ttft_ms"], cell["tok_s"], usd))
+    for cell in profile.get("decode", []):
+        usd = costs.get(("decode", cell["batch"], cell["context"]))
+        shape = f"decode {cell['batch']} of {cell['context']} (ITL)"
+        rows.append(_cell(document, shape, cell, cell["itl_ms"], cell["tok_s"], usd))
+    return rows
+
+
+def _cell(
+    document: Mapping[str, Any], shape: str, cell: Mapping[str, Any], told: Mapping[str, Any], rate: float,
+    usd: Mapping[str, float] | None,
+) -> list[str]:
+    return [
+        document["identity"]["variant_id"],
+        shape,
+        f"{told['p50']:.3g}{'' if cell['valid'] else ' ?'}",
+        f"{told['p99']:.3g}" if "p99" in told else f"– (n={told['n']})",
+        f"{told['mean']:.3g} ± {(told['ci95'][1] - told['ci95'][0]) / 2:.2g}",
+        f"{rate:.1f}",
+        f"{usd['base']:.2g} ({usd['low']:.2g}–{usd['high']:.2g})" if usd else "–",
+    ]
 
 
 def _quality(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say the first of the usual metrics, and how often the decision is the float model's where that is measured."""
     metrics = {row["metric"]: row["value"] for row in rows}
     told = [f"cosine {metrics['cosine_mean']:.5f}"] if "cosine_mean" in metrics else []
+    told += [f"KL {max(metrics['kl_mean'], 0.0):.3g}"] if "kl_mean" in metrics else []
     names = {"nearest_neighbour": "neighbour", "top1": "top-1"}
     told += [f"{label} {metrics[name]:.0%}" for name, label in names.items() if name in metrics]
     return ", ".join(told) or (f"max abs {metrics['max_abs']:.1e}" if "max_abs" in metrics else "–")

@@ -137,8 +137,8 @@ def _registry(told: Row | None) -> str:
     return f"""## Registry
 
 One blob of {told['mebibytes']} MiB to and from Debian's docker-registry on loopback, beside a raw streaming httpx
-client with sha256, in turns, {told['push']['ratio']['n']} of each; processes of their own, start of Python included. Aims: at
-most {told['target_ratio']}× the raw client's wall time (median of the pairs' ratios), at most
+client with sha256, in turns, {told['push']['ratio']['n']} of each; processes of their own, start of Python included.
+Aims: at most {told['target_ratio']}× the raw client's wall time (median of the pairs' ratios), at most
 {told['target_over_base_mb']} MB of peak memory over a push of kilobytes ({told['base_rss_mb']:.0f} MB).
 
 | | Ratio of wall time | hwc, wall s | Raw, wall s | hwc, CPU s | Raw, CPU s | Peak RSS over base, MB |

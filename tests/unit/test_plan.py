@@ -22,7 +22,7 @@ from hwc.spec.model import ModelSpec
 from hwc.spec.project import Found, facts_dir
 from hwc.spec.target import TargetSpec
 
-ALL = {"capture", "simplify", "cases", "quantise", "reference", "encode", "lower", "check", "profile"}
+ALL = {"capture", "calibration", "simplify", "cases", "quantise", "reference", "encode", "lower", "check", "profile"}
 MODEL = tomllib.loads((facts_dir("models") / "mlp.toml").read_text())
 TARGET = {
     **tomllib.loads((facts_dir("targets") / "x86-64-v3.toml").read_text()),
@@ -108,11 +108,12 @@ CHANGES: list[tuple[str, Change, set[str]]] = [
     ("outputs", put("outputs", ["other"]), {"capture"}),
     ("an input's range", put("inputs.features.low", -2.0), {"capture"}),
     ("the first bucket, which torch traces", put("buckets", [{"batch": 2}, {"batch": 16}]), {"capture"}),
-    ("a further bucket", put("buckets", [{"batch": 1}, {"batch": 8}]), {"simplify"}),
+    ("a further bucket", put("buckets", [{"batch": 1}, {"batch": 8}]), {"calibration", "simplify"}),
     ("excluded layers", put("quantise.exclude", ["fc1"]), {"quantise"}),
-    ("batch dimension", put("batch_dim", "other"), {"cases"}),
+    ("batch dimension", put("batch_dim", "other"), {"calibration", "cases"}),
     ("evaluation items", put("evaluation.items", 128), {"cases"}),
-    ("evaluation seed", put("evaluation.seed", 7), {"cases"}),
+    ("evaluation seed", put("evaluation.seed", 7), {"calibration", "cases"}),
+    ("calibration items", put("calibration.items", 7), {"calibration"}),
     ("evaluator", put("evaluation.evaluator", "vector"), {"check"}),
     ("target name", put("name", "other", "target"), set()),
     ("target title", put("title", "other", "target"), set()),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from hwc.bundle import describe_language
 from hwc.bundle.serving import SCHEMA_VERSION, Serving, tiers
 from hwc.bundle.serving_profile import Conditions, Latency, Profile, RequestCell
 from hwc.bundle.serving_records import (
@@ -27,6 +28,11 @@ from hwc.predict import cost
 from hwc.spec.prices import PriceTable
 from hwc.spec.target import TargetSpec
 
+CALL_DEFINITIONS = Definitions(
+    boundary="engine",
+    percentile_method="nearest rank over single calls; a p99 needs 100 samples",
+    latency="one call, inputs on the device to outputs on the host; no queue, no tokenizer, no network",
+)
 QOS_P99_MS = {"interactive": 150.0, "standard": 2000.0}
 """Classes of service by their bound on the p99: an agentic user interface, and everything else that waits."""
 P99_SAMPLES = 100
@@ -50,12 +56,15 @@ class Findings:
     profile: Mapping[str, Any] | None
     tools: Mapping[str, str]
     raw: Mapping[str, str]
+    language: Mapping[str, Any] | None = None
+    """Of a language model: its shape, and ``context_tokens``."""
 
 
 def describe(found: Findings, prices: PriceTable) -> Serving:
     """Return the serving metadata; a variant that was not checked on its device has no latency and no claims."""
     verified = found.check is not None
-    latency = _profile(found.profile) if verified and found.profile else Profile()
+    language = found.language
+    latency = _profile(found.profile, language) if verified and found.profile else Profile()
     quality = _quality(found.check) if found.check else ()
     resources = _resources(found, latency)
     priced = _cost(found.target, latency, prices)
@@ -71,21 +80,20 @@ def describe(found: Findings, prices: PriceTable) -> Serving:
         ),
         target=_target(found),
         model=Model(
-            arch="dense",
-            params=found.audit["parameters"],
-            weight_scheme=found.scheme,
-            act_dtype="float32",
-            tokenizer_sha256=found.tokenizer_sha256,
+            **{
+                "arch": "dense",
+                "params": found.audit["parameters"],
+                "weight_scheme": found.scheme,
+                "act_dtype": "float32",
+                "tokenizer_sha256": found.tokenizer_sha256,
+                **_shape(language),
+            }
         ),
         resources=resources,
-        definitions=Definitions(
-            boundary="engine",
-            percentile_method="nearest rank over single calls; a p99 needs 100 samples",
-            latency="one call, inputs on the device to outputs on the host; no queue, no tokenizer, no network",
-        ),
+        definitions=describe_language.DEFINITIONS if language else CALL_DEFINITIONS,
         profile=latency,
         cost=priced,
-        qos=_qos(latency),
+        qos=describe_language.qos(latency) if language else _qos(latency),
         quality=quality,
         equivalence=Equivalence(golden_sha256=found.golden_sha256),
         provenance=Provenance(
@@ -94,6 +102,19 @@ def describe(found: Findings, prices: PriceTable) -> Serving:
             raw=dict(found.raw),
         ),
     )
+
+
+def _shape(language: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what the model record tells of a language model alone."""
+    if language is None:
+        return {}
+    told = {
+        "layers": language["layers"], "kv_dtype": language["kv_dtype"],
+        "kv_bytes_per_token": language["kv_bytes_per_token"], "max_context_tokens": language["context_tokens"],
+    }
+    if "experts" in language:
+        told |= {key: language[key] for key in ("experts", "active_params")} | {"arch": "moe"}
+    return told
 
 
 def _target(found: Findings) -> Target:
@@ -109,11 +130,15 @@ def _target(found: Findings) -> Target:
     )
 
 
-def _profile(report: Mapping[str, Any]) -> Profile:
+def _profile(report: Mapping[str, Any], language: Mapping[str, Any] | None) -> Profile:
+    if language is not None:
+        grid = describe_language.grid(report["cells"], _latency, int(language["context_tokens"]))
+    else:
+        grid = {"request": tuple(_cell(cell) for cell in report["cells"])}
     conditions = report["conditions"]
     clock = conditions["after"].get("clock_mhz")
     return Profile(
-        request=tuple(_cell(cell) for cell in report["cells"]),
+        **grid,
         conditions=Conditions(
             machine_sha256=report["machine"]["fingerprint"],
             cpu=conditions["cpu"],
@@ -129,24 +154,27 @@ def _profile(report: Mapping[str, Any]) -> Profile:
 
 
 def _cell(cell: Mapping[str, Any]) -> RequestCell:
-    told = cell["latency_ms"]
     return RequestCell(
         batch=cell["batch"],
         bucket=cell["function"],
         dims=dict(cell["bucket"]),
-        latency_ms=Latency(
-            p50=told["p50"],
-            p90=told["p90"],
-            p95=told["p95"],
-            p99=told["p99"] if told["n"] >= P99_SAMPLES else None,
-            mean=told["mean"],
-            std=told["std"],
-            ci95=(told["mean"] - told["ci95"], told["mean"] + told["ci95"]),
-            n=told["n"],
-        ),
+        latency_ms=_latency(cell["latency_ms"]),
         items_s=cell["items_per_s"],
         valid=cell["valid"],
         method="measured",
+    )
+
+
+def _latency(told: Mapping[str, Any]) -> Latency:
+    return Latency(
+        p50=told["p50"],
+        p90=told["p90"],
+        p95=told["p95"],
+        p99=told["p99"] if told["n"] >= P99_SAMPLES else None,
+        mean=told["mean"],
+        std=told["std"],
+        ci95=(told["mean"] - told["ci95"], told["mean"] + told["ci95"]),
+        n=told["n"],
     )
 
 
@@ -193,8 +221,20 @@ def _resources(found: Findings, latency: Profile) -> Resources:
                 batch=largest.batch, bucket=largest.bucket, peak_bytes=memory["peak_rss_bytes"], method="measured"
             ),
         )
+    if memory and latency.decode and found.language:
+        most = max(cell.batch for cell in latency.decode)
+        context = int(found.language["context_tokens"])
+        peaks = (
+            PeakCell(batch=most, context_tokens=context, peak_bytes=memory["peak_rss_bytes"], method="measured"),
+        )
     load_s = (found.profile or {}).get("load_s")
-    return Resources(weights_bytes=found.audit["weights_bytes"], peak=peaks, load_s=load_s, method="measured")
+    slots = {}
+    if found.language:
+        rows = max(found.language["batches"])
+        slots = {"max_num_seqs": rows, "max_kv_tokens": rows * int(found.language["context_tokens"])}
+    return Resources(
+        weights_bytes=found.audit["weights_bytes"], peak=peaks, load_s=load_s, method="measured", **slots
+    )
 
 
 def _qos(latency: Profile) -> tuple[Qos, ...]:
@@ -235,6 +275,7 @@ def _cost(target: TargetSpec, latency: Profile, prices: PriceTable) -> Cost | No
         mode=entry.mode,
         usd_per_hour=UsdPerHour(**asdict(hourly)),
         usd_per_million_items=cells,
+        usd_per_million_tokens=describe_language.usd(latency, hourly, watts, utilisation),
         assumptions=(entry.source, prices.site.source, f"utilisation {utilisation:.0%}"),
         as_of=prices.as_of,
         method="assumed",

@@ -62,6 +62,7 @@ class Serving(Record):
             "qos": self.qos,
             "capacity": self.capacity is not None,
             "cost.usd_per_million_items": self.cost is not None and self.cost.usd_per_million_items,
+            "cost.usd_per_million_tokens": self.cost is not None and self.cost.usd_per_million_tokens,
         }
         if named := [name for name, content in told.items() if content]:
             raise ValueError(f"status unverified, yet latency is told in: {', '.join(named)}")

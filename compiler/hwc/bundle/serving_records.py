@@ -115,12 +115,25 @@ class UsdPerMillionItems(Record):
     """Present where the device's power is known."""
 
 
+class UsdPerMillionTokens(Record):
+    """Cost of a million tokens of one shape, at a utilisation."""
+
+    phase: Literal["prefill", "decode"]
+    batch: Count
+    tokens: Count
+    """Prompt length of a prefill, cache length of a decode."""
+    utilisation: Annotated[float, Field(gt=0, le=1)]
+    usd: Range
+    j_per_token: Range | None = None
+
+
 class Cost(Record):
     """What running the variant costs, always as low, base and high."""
 
     mode: Literal["owned", "rented"]
     usd_per_hour: UsdPerHour
     usd_per_million_items: tuple[UsdPerMillionItems, ...] = ()
+    usd_per_million_tokens: tuple[UsdPerMillionTokens, ...] = ()
     assumptions: tuple[str, ...]
     as_of: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
     method: Method

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hwc import onnx_io
-from hwc.capture import huggingface, module
+from hwc.capture import causal_lm, gguf, greedy, huggingface, module, state
 from hwc.capture.fold import fold_weights
 from hwc.capture.source import Located
 from hwc.capture.weights import rename_invented
 from hwc.errors import StepError, UsageError
-from hwc.spec.model import HuggingFaceSource, ModelSpec, PythonSource
+from hwc.spec.model import GgufSource, HuggingFaceSource, ModelSpec, PythonSource
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,12 +27,17 @@ LICENCE_GLOBS = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "README.md")
 def capture(spec: ModelSpec, located: Located, out: Path) -> None:
     """Write ``graph.onnx`` (detached), ``weights.safetensors``, ``capture.json``, ``tokenizer/``, ``licences/``.
 
+    For a language model also ``greedy.json`` and ``greedy.npz``, what it says in PyTorch.
+
     Raises StepError if the exporter fails, IntegrityError for hostile or damaged input, UsageError if the
     specification's inputs or outputs are not those of the model.
     """
     with tempfile.TemporaryDirectory(dir=out, prefix=".export") as work:
-        path = _export(spec, located, Path(work))
-        model = onnx_io.load(path)
+        exported = _export(spec, located, Path(work), out)
+        model = onnx_io.load(exported.graph)
+        tokenizer = _keep_companions(spec, located, exported.folder, out)
+    if spec.generation is not None:
+        state.name_dims(model, spec.batch_dim)
     _keep_outputs(model, spec)
     folded = fold_weights(model)
     renamed = rename_invented(model)
@@ -55,7 +61,8 @@ def capture(spec: ModelSpec, located: Located, out: Path) -> None:
         "renamed_weights": renamed,
         "folded_nodes": folded,
         "output_dims": output_dims,
-        "tokenizer": _keep_companions(spec, located, out),
+        "tokenizer": tokenizer,
+        **exported.facts,
     }
     (out / "capture.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
 
@@ -68,16 +75,45 @@ def save_weights(weights: dict[str, np.ndarray], path: Path) -> None:
     save_file({name: np.ascontiguousarray(weights[name]) for name in sorted(weights)}, path)
 
 
-def _export(spec: ModelSpec, located: Located, work: Path) -> Path:
-    if isinstance(spec.source, HuggingFaceSource):
-        return huggingface.export(spec.source, located.path, work, opset=spec.opset)
-    if isinstance(spec.source, PythonSource):
-        return module.export(spec, spec.source, located.path, located.checkpoint, work)
-    return located.path
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Exported:
+    """What an exporter made."""
+
+    graph: Path
+    folder: Path | None = None
+    """The Hugging Face folder that it read, in which the tokenizer lies."""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def _export(spec: ModelSpec, located: Located, work: Path, out: Path) -> _Exported:
+    source = spec.source
+    if isinstance(source, GgufSource):
+        gguf.to_folder(located.parts, work / "model")
+        return _export_language(spec, work / "model", work, out)
+    if isinstance(source, HuggingFaceSource) and spec.generation is not None:
+        return _export_language(spec, located.path, work, out)
+    if isinstance(source, HuggingFaceSource):
+        graph = huggingface.export(source, located.path, work, opset=spec.opset)
+        return _Exported(graph=graph, folder=located.path)
+    if isinstance(source, PythonSource):
+        return _Exported(graph=module.export(spec, source, located.path, located.checkpoint, work))
+    return _Exported(graph=located.path)
+
+
+def _export_language(spec: ModelSpec, folder: Path, work: Path, out: Path) -> _Exported:
+    """Export a causal language model, and record what it says in PyTorch."""
+    if spec.generation is None:
+        raise UsageError("a language model needs a table [generation]", where=spec.name)
+    model = causal_lm.load(folder)
+    greedy.record(model, folder, spec.generation.golden_prompt, spec.generation.golden_tokens, out)
+    facts = {"language": causal_lm.facts(model, spec.generation)}
+    return _Exported(graph=causal_lm.export(model, work), folder=folder, facts=facts)
 
 
 def _exporter_name(spec: ModelSpec) -> str:
-    return {"huggingface": "optimum-onnx", "python": "torch.onnx (dynamo)", "onnx": "none"}[spec.source.kind]
+    if spec.generation is not None or spec.source.kind == "python":
+        return "torch.onnx (dynamo)"
+    return {"huggingface": "optimum-onnx", "onnx": "none"}.get(spec.source.kind, "none")
 
 
 def _keep_outputs(model: onnx.ModelProto, spec: ModelSpec) -> None:
@@ -93,13 +129,14 @@ def _keep_outputs(model: onnx.ModelProto, spec: ModelSpec) -> None:
         raise StepError(
             f"the exported graph names two values `{twice}`", where=spec.name, hint="choose another name for the output"
         )
+    kept = [*spec.outputs, *(found.next for found in state.find(model))]
     del model.graph.output[:]
-    model.graph.output.extend(have[name] for name in spec.outputs)
+    model.graph.output.extend(have[name] for name in kept)
 
 
 def _match_inputs(model: onnx.ModelProto, spec: ModelSpec) -> None:
-    weights = set(onnx_io.weight_names(model))
-    have = [value.name for value in model.graph.input if value.name not in weights]
+    known = {*onnx_io.weight_names(model), *(kept.name for kept in state.find(model))}
+    have = [value.name for value in model.graph.input if value.name not in known]
     if set(have) != set(spec.inputs):
         raise UsageError(
             f"the specification's inputs {sorted(spec.inputs)} are not the model's {sorted(have)}",
@@ -123,15 +160,13 @@ def _output_dims(model: onnx.ModelProto, spec: ModelSpec) -> dict[str, list[str 
     }
 
 
-def _keep_companions(spec: ModelSpec, located: Located, out: Path) -> list[str]:
+def _keep_companions(spec: ModelSpec, located: Located, folder: Path | None, out: Path) -> list[str]:
     sources = [("package", located.licence_folder)] if located.licence_folder else []
     if isinstance(spec.source, HuggingFaceSource):
         sources.append(("model", located.path))
-    for origin, folder in sources:
+    for origin, licences in sources:
         for glob in LICENCE_GLOBS:
-            for file in sorted(folder.glob(glob)) if folder else []:
+            for file in sorted(licences.glob(glob)) if licences else []:
                 (out / "licences").mkdir(exist_ok=True)
                 shutil.copyfile(file, out / "licences" / f"{origin}-{file.name}")
-    if isinstance(spec.source, HuggingFaceSource):
-        return huggingface.keep_tokenizer(located.path, out / "tokenizer")
-    return []
+    return huggingface.keep_tokenizer(folder, out / "tokenizer") if folder else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from hwc import onnx_io
@@ -16,7 +17,8 @@ ROUNDS = 8
 def fold_weights(model: onnx.ModelProto) -> int:
     """Replace Identity and Transpose of an initializer by the initializer it yields, in place; return how many.
 
-    An exact rewrite: elements move, none is computed. A result that is a graph output keeps its node.
+    An exact rewrite: elements move, none is computed. A result that is a graph output keeps its node, and so does the
+    Transpose of a weight that is read as it is, too: an embedding that is also the output head is kept once.
     """
     folded = 0
     for _ in range(ROUNDS):
@@ -32,12 +34,14 @@ def _round(model: onnx.ModelProto) -> int:
     from onnx import numpy_helper
 
     values = {tensor.name: tensor for tensor in model.graph.initializer}
+    uses = Counter(name for node in model.graph.node for name in node.input)
     outputs = {value.name for value in model.graph.output}
     nodes = list(model.graph.node)
     kept: list[onnx.NodeProto] = []
     for node in nodes:
         source = values.get(node.input[0]) if node.op_type in ("Identity", "Transpose") and node.input else None
-        if source is None or node.output[0] in outputs:
+        shared = node.op_type == "Transpose" and uses[node.input[0]] > 1
+        if source is None or shared or node.output[0] in outputs:
             kept.append(node)
             continue
         array = numpy_helper.to_array(source)

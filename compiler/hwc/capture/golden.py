@@ -107,7 +107,7 @@ def _stack(rows: Sequence[np.ndarray], shape: tuple[int, ...], pad: float) -> np
     return filled
 
 
-def random_cases(spec: ModelSpec, buckets: Sequence[Bucket], items: int) -> list[Case]:
+def random_cases(spec: ModelSpec, buckets: Sequence[Bucket], items: int, *, seed: int) -> list[Case]:
     """Make seeded random items: ``items`` in the first bucket, two full batches in each other one."""
     cases: list[Case] = []
     item = 0
@@ -115,7 +115,7 @@ def random_cases(spec: ModelSpec, buckets: Sequence[Bucket], items: int) -> list
         rows = bucket.get(spec.batch_dim, 1)
         calls = -(-items // rows) if position == 0 else EXTRA_BATCHES
         for number in range(calls):
-            feeds = seeded_inputs(spec, bucket, seed=spec.evaluation.seed + 1000 * position + number)
+            feeds = seeded_inputs(spec, bucket, seed=seed + 1000 * position + number)
             batched = spec.batch_dim in bucket
             cases.append(Case(bucket=bucket, items=tuple(range(item, item + rows)), feeds=feeds, batched=batched))
             item += rows

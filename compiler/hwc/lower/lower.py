@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwc import onnx_io
+from hwc.capture import state
 from hwc.errors import InternalError, StepError
 from hwc.lower import iree
 from hwc.lower.flags import compiler_flags
+from hwc.lower.passes.kept_state import KeptTensor, keep_state
 from hwc.lower.passes.linears import rewrite_linears
 from hwc.lower.passes.merge import merge_buckets
 from hwc.program import Function, Port
@@ -56,6 +58,7 @@ def lower(
         weights = len(onnx_io.weight_names(model))
         first_weight = len(model.graph.input) - weights if weights else None
         text = iree.import_graph(work / f"{name}.onnx", inputs=first_weight, work=work, limits=limits)
+        text = keep_state(text, _kept(model))
         texts[name], matched[name] = _rewritten(text, scheme, encoding, quantised)
     flags = compiler_flags(lowering, quantised=scheme.kind != "float")
     try:
@@ -104,9 +107,22 @@ def _rewritten(text: str, scheme: Scheme, encoding: str, quantised: Path) -> tup
     return result.mlir, result.matched
 
 
+def _kept(model: onnx.ModelProto) -> list[KeptTensor]:
+    """Name the state of a static graph by its shape, so that functions of equal batch share it."""
+    inputs = [value.name for value in model.graph.input]
+    outputs = [value.name for value in model.graph.output]
+    return [
+        KeptTensor(
+            symbol=f"state.{'x'.join(map(str, kept.shape))}.{kept.name}",
+            argument=inputs.index(kept.name), result=outputs.index(kept.next), start=inputs.index(state.START),
+        )
+        for kept in state.find(model)
+    ]
+
+
 def _function(spec: ModelSpec, bucket: Bucket, model: onnx.ModelProto) -> Function:
-    weights = set(onnx_io.weight_names(model))
-    inputs = [value for value in model.graph.input if value.name not in weights]
+    hidden = {*onnx_io.weight_names(model), *(name for kept in state.find(model) for name in (kept.name, kept.next))}
+    inputs = [value for value in model.graph.input if value.name not in hidden]
     return Function(
         name=bucket_id(bucket),
         bucket=dict(bucket),
@@ -125,6 +141,7 @@ def _function(spec: ModelSpec, bucket: Bucket, model: onnx.ModelProto) -> Functi
                 shape=tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim),
             )
             for value in model.graph.output
+            if value.name not in hidden
         ),
     )
 

@@ -15,6 +15,8 @@ from hwc.bundle import pack
 from hwc.bundle.describe import Findings, describe
 from hwc.bundle.manifest import content_sha256
 from hwc.bundle.serving import Serving, to_document
+from hwc.capture.calls import DOMAINS
+from hwc.capture.greedy import LOGITS, TOKENS
 from hwc.pipeline.plan import Plan, VariantPlan
 from hwc.pipeline.step import tool_version
 from hwc.pipeline.store import Artifact
@@ -22,6 +24,9 @@ from hwc.spec.model import Gates
 from hwc.spec.prices import PriceTable
 
 TOOLS = ("torch", "optimum-onnx", "onnx", "onnxsim", "onnxruntime", "iree-base-compiler", "iree-base-runtime")
+
+LANGUAGE_GOLDEN = (DOMAINS, TOKENS, LOGITS)
+"""Golden files of language models alone."""
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:
@@ -67,8 +72,9 @@ class Outcome:
             "weights/linears.irpa": self.path["encode"] / "linears.irpa",
             "graph/model.onnx": self.path["encode"] / "graph.onnx",
         }
-        for name in ("cases.npz", "cases.json", "expected.npz"):
-            found[f"golden/{name}"] = self.path["cases"] / name
+        for name in ("cases.npz", "cases.json", "expected.npz", *LANGUAGE_GOLDEN):
+            if (self.path["cases"] / name).is_file():
+                found[f"golden/{name}"] = self.path["cases"] / name
         if "reference" in self.path:
             found["golden/reference.npz"] = self.path["reference"] / "expected.npz"
         for kind in ("tokenizer", "licences"):
@@ -98,7 +104,18 @@ class Outcome:
             **_evaluator_facts(self.variant),
             "gates": self.gates().model_dump(mode="json", exclude_none=True),
             "parity_max_abs": spec.parity_max_abs,
+            **({"generation": self.language()} if spec.generation else {}),
             "tools": {tool: tool_version(tool) for tool in TOOLS},
+        }
+
+    def language(self) -> dict[str, Any] | None:
+        """Return the shape of a language model and of its cache; None for any other model."""
+        if self.spec.generation is None:
+            return None
+        told = self.spec.generation
+        return {
+            **_read(self.path["capture"], "capture.json")["language"],
+            "context_tokens": told.context_tokens, "batches": list(told.batches),
         }
 
     def serving(self, tag: str, prices: PriceTable) -> Serving:
@@ -118,6 +135,7 @@ class Outcome:
             profile=self.profile,
             tools={tool: tool_version(tool) for tool in TOOLS},
             raw={name: digest.of_json(document) for name, document in self.documents().items()},
+            language=self.language(),
         )
         return describe(found, prices)
 

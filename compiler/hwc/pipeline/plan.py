@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -128,7 +129,7 @@ class _Front:
     def capture(self) -> Step:
         source = self.spec.source
         params: dict[str, Any] = {
-            "spec": sliced(self.spec, "opset", source=self._source(), buckets=[self._example()]),
+            "spec": sliced(self.spec, "opset", source=self._source(), buckets=[self._example()], **self._golden()),
             "content_sha256": self.located.content_sha256,
         }
         local = {
@@ -136,17 +137,28 @@ class _Front:
             "path": str(self.located.path),
             "checkpoint": str(self.located.checkpoint or ""),
             "licences": str(self.located.licence_folder or ""),
+            "parts": json.dumps([str(part) for part in self.located.parts]),
         }
         return make_step(stages.CAPTURE, f"capture {self.spec.name} ({source.kind})", params, local=local)
 
     def _source(self) -> dict[str, Any]:
         """Return the source without its place: what lies there is in the digest."""
         dumped: dict[str, Any] = self.spec.source.model_dump(mode="json", exclude_defaults=True)
-        for key in ("path", "package", "module", "folder", "checkpoint"):
+        for key in ("path", "package", "module", "folder", "checkpoint", "files"):
             dumped.pop(key, None)
         if isinstance(self.spec.source, PythonSource):
             dumped["factory"] = "factory.py:" + self.spec.source.factory.rpartition(":")[2]
         return {**dumped, "path": "located"} if self.spec.source.kind != "python" else dumped
+
+    def _golden(self) -> dict[str, Any]:
+        """Return what capture reads of a language model's generation: the text it records, not the shapes."""
+        if self.spec.generation is None:
+            return {}
+        return {
+            "generation": self.spec.generation.model_dump(
+                mode="json", include={"golden_prompt", "golden_tokens", "kv_dtype"}, exclude_defaults=True
+            )
+        }
 
     def _example(self) -> dict[str, int]:
         """Return the bucket that is traced: the first for the python exporter; the other sources read none."""
@@ -155,7 +167,7 @@ class _Front:
         return dict.fromkeys(self.spec.buckets[0], 1)
 
     def simplify(self, buckets: tuple[Bucket, ...]) -> Step:
-        params = {"spec": sliced(self.spec, buckets=[dict(bucket) for bucket in buckets])}
+        params = {"spec": sliced(self.spec, buckets=[dict(bucket) for bucket in buckets], **self.context())}
         return make_step(
             stages.SIMPLIFY, f"simplify {self.spec.name}", params, {"capture": self.capture()}, self.local
         )
@@ -168,7 +180,8 @@ class _Front:
             evaluation["file"] = "located"
         params = {
             "spec": sliced(
-                self.spec, "batch_dim", buckets=[dict(bucket) for bucket in buckets], evaluation=evaluation
+                self.spec, "batch_dim", buckets=[dict(bucket) for bucket in buckets], evaluation=evaluation,
+                **self.context(),
             ),
             "items": items,
         }
@@ -176,10 +189,37 @@ class _Front:
         inputs = {"capture": self.capture(), "simplify": self.simplify(buckets)}
         return make_step(stages.CASES, f"golden cases of {self.spec.name}", params, inputs, local)
 
+    def context(self) -> dict[str, Any]:
+        """Return what stages with static shapes read of a language model's generation: the length of its cache."""
+        if self.spec.generation is None:
+            return {}
+        longest = self.spec.generation.context_tokens
+        return {"generation": {"context_tokens": longest, "prefill_tokens": [1], "score_tokens": 1}}
+
     def quantise(self, scheme: Scheme) -> Step:
         params = {"scheme": asdict(scheme), "exclude": list(self.spec.quantise.exclude)}
         label = f"quantise {self.spec.name} to {scheme.name}"
-        return make_step(stages.QUANTISE, label, params, {"capture": self.capture()}, self.local)
+        inputs = {"capture": self.capture()}
+        if scheme.needs_data:
+            inputs["calibration"] = self.calibration()
+        return make_step(stages.QUANTISE, label, params, inputs, self.local)
+
+    def calibration(self) -> Step:
+        told = self.spec.calibration.model_dump(mode="json", exclude_defaults=True)
+        if "file" in told:
+            told["file"] = "located/" + told["file"].rpartition("/")[2]
+        pinned = self.spec.evaluation.model_dump(mode="json", include={"seed"}, exclude_defaults=True)
+        if self.spec.evaluation.sha256:
+            pinned |= {"file": "unread", "sha256": self.spec.evaluation.sha256}
+        params = {
+            "spec": sliced(
+                self.spec, "batch_dim", buckets=[dict(bucket) for bucket in self.spec.buckets],
+                calibration=told, evaluation=pinned, **self.context(),
+            )
+        }
+        local = {**self.local, "text": str(self.found.folder / self.spec.calibration.file)}
+        inputs = {"capture": self.capture()}
+        return make_step(stages.CALIBRATION, f"calibration data of {self.spec.name}", params, inputs, local)
 
 
 def _variant(front: _Front, target: ResolvedTarget, scheme: Scheme) -> VariantPlan:
@@ -190,7 +230,7 @@ def _variant(front: _Front, target: ResolvedTarget, scheme: Scheme) -> VariantPl
     capture, simplify, quantise = front.capture(), front.simplify(buckets), front.quantise(scheme)
     cases = front.cases(buckets, items)
     name = f"{spec.name} {target.spec.name}/{scheme.name}"
-    shapes = sliced(spec, buckets=[dict(bucket) for bucket in buckets])
+    shapes = sliced(spec, buckets=[dict(bucket) for bucket in buckets], **front.context())
     encode = make_step(
         stages.ENCODE,
         f"encode {spec.name} {scheme.name} as {encoding}",
@@ -261,7 +301,9 @@ def _check(
     front: _Front, target: ResolvedTarget, name: str, shapes: dict[str, Any], inputs: dict[str, Step]
 ) -> Step:
     evaluator = {"evaluator": front.spec.evaluation.evaluator}
-    pinned = front.spec.evaluation.model_dump(mode="json", include={"file", "sha256"}, exclude_defaults=True)
+    pinned = front.spec.evaluation.model_dump(
+        mode="json", include={"file", "sha256", "reference"}, exclude_defaults=True
+    )
     params = {"spec": {**shapes, "evaluation": {**pinned, **evaluator}}, **_on(target, front)}
     evaluator_file = front.found.folder / evaluator["evaluator"].rpartition(":")[0]
     if evaluator_file.is_file():

@@ -20,6 +20,7 @@ from hwc.events import Event, Listener
 from hwc.files import locked
 from hwc.measure import check as checking
 from hwc.measure import profile as profiling
+from hwc.measure import score as scoring
 from hwc.oci_layout import Layout
 from hwc.pipeline.step import tool_version
 from hwc.pipeline.store import Store
@@ -70,11 +71,18 @@ def _one(project: Project, layout: Layout, bundle: Bundle, variant: Variant, wor
     reference.mkdir()
     same_graph = golden / ("reference.npz" if (golden / "reference.npz").is_file() else "expected.npz")
     (reference / "expected.npz").write_bytes(same_graph.read_bytes())
-    report = checking.check(
-        program, evaluation, folder=Path.cwd(), cases=golden,
-        reference=reference, work=work / "run", timeout_s=project.spec.step_timeout_s,
-        memory_bytes=project.spec.step_memory_bytes,
-    )
+    limits: dict[str, Any] = {
+        "timeout_s": project.spec.step_timeout_s, "memory_bytes": project.spec.step_memory_bytes
+    }
+    if (generation := facts.get("generation")) is not None:
+        report = scoring.check(
+            program, evaluation, context_tokens=int(generation["context_tokens"]), cases=golden, reference=reference,
+            work=work / "run", **limits,
+        )
+    else:
+        report = checking.check(
+            program, evaluation, folder=Path.cwd(), cases=golden, reference=reference, work=work / "run", **limits
+        )
     timed = _timed(project, program, golden, work) if profile else None
     serving = _serving(project, bundle, variant, report, timed)
     verdicts = hold(serving, Gates.model_validate(facts["gates"]), parity_max_abs=facts["parity_max_abs"])
@@ -87,7 +95,7 @@ def _one(project: Project, layout: Layout, bundle: Bundle, variant: Variant, wor
     if timed is not None:
         _attach(layout, bundle, variant, serving, {"check.json": report, "profile.json": timed})
     metrics = report["quality"]["metrics"]
-    told = next((name for name in ("cosine_mean", "top1", "max_abs") if name in metrics), "max_abs")
+    told = next(name for name in ("cosine_mean", "kl_mean", "top1", "max_abs") if name in metrics)
     return Row(
         variant=variant.name, parity=f"{report['parity']['max_abs']:.1e}", quality=f"{told} {metrics[told]:.5f}",
         verdict="passed" + (", profile attached" if timed else ""),
@@ -141,6 +149,7 @@ def _serving(
         profile=profile,
         tools={**variant.facts["tools"], "iree-base-runtime": tool_version("iree-base-runtime")},
         raw={name: digest.of_json(document) for name, document in documents.items() if document},
+        language=variant.facts.get("generation"),
     )
     return describe(found, find_prices(project))
 

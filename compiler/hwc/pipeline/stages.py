@@ -1,28 +1,34 @@
 """The pipeline, in order. Read this first: each stage is a description plus a function that reads only its inputs.
 
     capture ─ simplify ─ cases
-       └───── quantise ─ reference     encode     lower ─ check ─ profile      (describe and pack follow in build.py)
+       └ calibration ─ quantise ─ reference   encode   lower ─ check ─ profile   (describe and pack follow in build.py)
 """  # noqa: D208
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from hwc import onnx_io
-from hwc.capture import capture, golden, simplify
+from hwc.capture import calls, capture, golden, greedy, reduced, simplify, state, windows
 from hwc.capture.source import Located
+from hwc.capture.windows import Window
+from hwc.errors import UsageError
 from hwc.job import Job
 from hwc.lower import iree, lower
-from hwc.measure import check, profile
+from hwc.measure import check, profile, score
 from hwc.pipeline.step import Stage
 from hwc.program import Device, Program, Slice, functions_from
-from hwc.quantise import encode, quantise
-from hwc.quantise.graph import onnx_tensors
+from hwc.quantise import codes, encode, quantise
+from hwc.quantise.graph import apply, onnx_tensors
 from hwc.quantise.scheme import Scheme
 from hwc.spec.model import Bucket, ModelSpec, bucket_id
 from hwc.spec.target import Lowering
+
+CALIBRATION_SEED = 1_000_003
+"""Added to the evaluation's seed where random inputs calibrate: other ones than those quality is measured on."""
 
 
 def _spec(job: Job) -> ModelSpec:
@@ -43,6 +49,7 @@ def _capture(job: Job) -> None:
         content_sha256=job.params["content_sha256"],
         checkpoint=Path(job.local["checkpoint"]) if job.local.get("checkpoint") else None,
         licence_folder=Path(job.local["licences"]) if job.local.get("licences") else None,
+        parts=tuple(map(Path, json.loads(job.local.get("parts", "[]")))),
     )
     capture.capture(_spec(job), located, job.out)
 
@@ -54,15 +61,64 @@ def _simplify(job: Job) -> None:
 def _cases(job: Job) -> None:
     spec, captured = _spec(job), job.inputs["capture"]
     items = int(job.params["items"])
-    if spec.evaluation.file:
-        texts = golden.read_text(Path(job.local["text"]), spec.evaluation.sha256, items)
-        cases = golden.text_cases(spec, spec.buckets, texts, captured / "tokenizer")
-    else:
-        cases = golden.random_cases(spec, spec.buckets, items)
+    if spec.generation is not None:
+        _language_cases(job, spec, captured, items)
+        return
+    cases = _items(job, spec, captured, spec.evaluation.seed, items)
     graphs = golden.load_graphs(job.inputs["simplify"], spec.buckets)
     expected = golden.run_reference(graphs, _weights(captured), cases, spec.outputs)
     golden.save_cases(cases, job.out)
     golden.save_numbered(job.out / "expected.npz", expected)
+
+
+def _items(job: Job, spec: ModelSpec, captured: Path, seed: int, items: int) -> list[golden.Case]:
+    if spec.evaluation.file:
+        texts = golden.read_text(Path(job.local["text"]), spec.evaluation.sha256, items)
+        return golden.text_cases(spec, spec.buckets, texts, captured / "tokenizer")
+    return golden.random_cases(spec, spec.buckets, items, seed=seed)
+
+
+def _windows(job: Job, captured: Path, sha256: str | None, tokens: int, count: int, purpose: str) -> list[Window]:
+    passages = windows.read_passages(Path(job.local["text"]), sha256)
+    tokenizer = windows.open_tokenizer(captured / "tokenizer")
+    return windows.windows(passages, tokenizer, tokens=tokens, count=count, purpose=purpose)[:count]
+
+
+def _language_cases(job: Job, spec: ModelSpec, captured: Path, items: int) -> None:
+    if not spec.evaluation.file:
+        raise UsageError("a language model is measured on text", where=spec.name, hint="name it in [evaluation] file")
+    tokens = calls.scoring_bucket(spec.buckets)["sequence"]
+    found = _windows(job, captured, spec.evaluation.sha256, tokens, items, "evaluation")
+    cases = calls.make(spec.buckets, found)
+    golden.save_cases(cases, job.out)
+    domains = tuple(found[item].domain for case in cases for item in case.items)
+    calls.save_scored(calls.Scored(domains=domains, positions_per_window=tokens - 1), job.out)
+    answered = calls.answers(onnx_io.load_graph(captured / "graph.onnx"), _weights(captured), spec, cases)
+    reduced.save(job.out / "expected.npz", calls.reduce(cases, answered))
+    for name in (greedy.TOKENS, greedy.LOGITS):
+        shutil.copyfile(captured / name, job.out / name)
+
+
+def _calibration(job: Job) -> None:
+    """Write cases that quantisation looks at, and where they come from."""
+    spec, captured = _spec(job), job.inputs["capture"]
+    told = spec.calibration
+    if told.file and spec.generation is not None:
+        states = state.find(onnx_io.load_graph(captured / "graph.onnx"))
+        found = _windows(job, captured, told.sha256, told.window_tokens, told.skip + told.items, "calibration")
+        cases = calls.calibration(spec, states, found[told.skip :])
+    elif told.file:
+        texts = golden.read_text(Path(job.local["text"]), told.sha256, told.skip + told.items)[told.skip :]
+        cases = golden.text_cases(spec, spec.buckets, texts, captured / "tokenizer")
+    else:
+        cases = golden.random_cases(spec, spec.buckets, told.items, seed=spec.evaluation.seed + CALIBRATION_SEED)
+    golden.save_cases(cases, job.out)
+    facts = {
+        "data_sha256": told.sha256, "skipped_items": told.skip, "items": told.items,
+        "disjoint_from": spec.evaluation.sha256,
+        "source": told.file.rpartition("/")[2] or f"random, seed {spec.evaluation.seed + CALIBRATION_SEED}",
+    }
+    (job.out / "calibration.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
 
 
 def _weights(captured: Path) -> dict[str, Any]:
@@ -72,24 +128,43 @@ def _weights(captured: Path) -> dict[str, Any]:
 
 
 def _quantise(job: Job) -> None:
-    quantise.quantise(_scheme(job), tuple(job.params["exclude"]), job.inputs["capture"], job.out)
+    quantise.quantise(
+        _scheme(job), tuple(job.params["exclude"]), job.inputs["capture"], job.out, job.inputs.get("calibration")
+    )
 
 
 def _reference(job: Job) -> None:
-    from hwc.quantise import codes
-
     spec, scheme = _spec(job), _scheme(job)
+    if spec.generation is not None:
+        _language_reference(job, spec, scheme)
+        return
     graphs = {
         name: lower.reference_graph(job.inputs["simplify"], job.inputs["quantise"], scheme, bucket)
         for name, bucket in ((bucket_id(bucket), bucket) for bucket in spec.buckets)
     }
-    weights = _weights(job.inputs["capture"])
-    for layer, coded in codes.load(job.inputs["quantise"] / "codes.safetensors").items():
-        weights.update(onnx_tensors(layer, coded))
+    weights = _quantised_weights(job)
     cases = golden.load_cases(job.inputs["cases"])
     golden.save_numbered(job.out / "expected.npz", golden.run_reference(graphs, weights, cases, spec.outputs))
     for name, graph in graphs.items():
         onnx_io.save(graph, job.out / f"{name}.onnx")
+
+
+def _quantised_weights(job: Job) -> dict[str, Any]:
+    weights = _weights(job.inputs["capture"])
+    for layer, coded in codes.load(job.inputs["quantise"] / "codes.safetensors").items():
+        weights.update(onnx_tensors(layer, coded))
+    weights.update(quantise.read_overrides(job.inputs["quantise"]))
+    return weights
+
+
+def _language_reference(job: Job, spec: ModelSpec, scheme: Scheme) -> None:
+    """Answer the calls in ONNX Runtime on the quantised graph, read at the float model's likeliest tokens."""
+    graph = onnx_io.load_graph(job.inputs["capture"] / "graph.onnx")
+    graph = apply(scheme, quantise.read_layers(job.inputs["quantise"]), graph, where="graph.onnx")
+    cases = golden.load_cases(job.inputs["cases"])
+    answered = calls.answers(graph, _quantised_weights(job), spec, cases)
+    floats = reduced.load(job.inputs["cases"] / "expected.npz")
+    reduced.save(job.out / "expected.npz", calls.reduce(cases, answered, floats))
 
 
 def _encode(job: Job) -> None:
@@ -128,6 +203,15 @@ def _program(job: Job) -> Program:
 
 def _check(job: Job) -> None:
     work = job.out / "work"
+    if (generation := _spec(job).generation) is not None:
+        report = score.check(
+            _program(job), _spec(job).evaluation, context_tokens=generation.context_tokens,
+            cases=job.inputs["cases"], reference=job.inputs.get("reference", job.inputs["cases"]), work=work,
+            timeout_s=float(job.local["timeout_s"]), memory_bytes=int(job.local["memory_bytes"]),
+        )
+        check.write(report, job.out)
+        check.clean_up(work)
+        return
     report = check.check(
         _program(job),
         _spec(job).evaluation,
@@ -154,18 +238,19 @@ def _profile(job: Job) -> None:
 
 
 CAPTURE = Stage(
-    name="capture", version=4, tools=("torch", "transformers", "optimum-onnx", "onnx"), function=_capture
+    name="capture", version=5, tools=("torch", "transformers", "optimum-onnx", "onnx"), function=_capture
 )
 SIMPLIFY = Stage(name="simplify", version=3, tools=("onnx", "onnxsim", "onnxruntime"), function=_simplify)
 CASES = Stage(name="cases", version=2, tools=("onnxruntime", "tokenizers"), function=_cases)
-QUANTISE = Stage(name="quantise", version=1, tools=("ml-dtypes",), function=_quantise)
-REFERENCE = Stage(name="reference", version=1, tools=("onnx", "onnxruntime"), function=_reference)
-ENCODE = Stage(name="encode", version=2, tools=("iree-base-runtime", "onnx"), function=_encode)
-LOWER = Stage(name="lower", version=1, tools=("iree-base-compiler", "onnx"), function=_lower)
-CHECK = Stage(name="check", version=2, tools=("iree-base-runtime",), function=_check)
+CALIBRATION = Stage(name="calibration", version=1, tools=("tokenizers",), function=_calibration)
+QUANTISE = Stage(name="quantise", version=2, tools=("ml-dtypes", "onnxruntime", "numpy"), function=_quantise)
+REFERENCE = Stage(name="reference", version=2, tools=("onnx", "onnxruntime"), function=_reference)
+ENCODE = Stage(name="encode", version=3, tools=("iree-base-runtime", "onnx"), function=_encode)
+LOWER = Stage(name="lower", version=2, tools=("iree-base-compiler", "onnx"), function=_lower)
+CHECK = Stage(name="check", version=3, tools=("iree-base-runtime",), function=_check)
 PROFILE = Stage(name="profile", version=5, tools=("iree-base-runtime",), function=_profile, volatile=True)
 
 STAGES = {
     stage.name: stage
-    for stage in (CAPTURE, SIMPLIFY, CASES, QUANTISE, REFERENCE, ENCODE, LOWER, CHECK, PROFILE)
+    for stage in (CAPTURE, SIMPLIFY, CASES, CALIBRATION, QUANTISE, REFERENCE, ENCODE, LOWER, CHECK, PROFILE)
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from hwc.errors import IntegrityError, UsageError
+from hwc.spec import from_language
 from hwc.spec.model import Bucket, HuggingFaceSource, ModelSpec, TensorSpec
 
 MAX_JSON_BYTES = 1 << 20
@@ -33,7 +34,7 @@ class _Kind:
 
 
 def infer(path: Path, *, name: str) -> ModelSpec:
-    """Infer the specification of an encoder in a local folder.
+    """Infer the specification of an encoder or a causal language model in a local folder.
 
     Raises UsageError if the folder is no model or one that is not supported, IntegrityError for pickled weights.
     """
@@ -53,6 +54,13 @@ def infer(path: Path, *, name: str) -> ModelSpec:
         )
     if (path / "modules.json").is_file():
         return _sentence_transformer(path, config, name)
+    causal = any(head.endswith("ForCausalLM") for head in _heads(config))
+    if causal and config.get("model_type") in from_language.CAUSAL:
+        return from_language.infer(
+            {"kind": "huggingface", "path": path.name, "task": "text-generation", "library": "transformers"},
+            name=name, title=f"{path.name}, inferred from its folder", licence=_licence(path),
+            trained_tokens=_int(path, config, "max_position_embeddings", from_language.CONTEXT_TOKENS),
+        )
     return _encoder(path, config, name)
 
 
@@ -90,14 +98,15 @@ def _sentence_transformer(path: Path, config: dict[str, Any], name: str) -> Mode
 
 def _encoder(path: Path, config: dict[str, Any], name: str) -> ModelSpec:
     model_type = str(config.get("model_type", ""))
-    heads = [str(head) for head in config.get("architectures") or []]
+    heads = _heads(config)
     dropped = [head for head in heads if not head.endswith(BARE_HEADS)]
     if model_type not in SEGMENTED | PLAIN or dropped:
         raise UsageError(
             f"model not supported: {dropped[0] if dropped else model_type or 'no model_type'}",
             where=str(path / "config.json"),
-            hint="supported now: sentence-transformers folders, and bare encoders of type "
-            f"{', '.join(sorted(SEGMENTED | PLAIN))}; export anything else to .onnx",
+            hint="supported now: sentence-transformers folders, bare encoders of type "
+            f"{', '.join(sorted(SEGMENTED | PLAIN))}, and causal language models of type "
+            f"{', '.join(sorted(from_language.CAUSAL))}; export anything else to .onnx",
         )
     deberta = model_type.startswith("deberta") and _int(path, config, "type_vocab_size", 0) > 0
     kind = _Kind(
@@ -107,6 +116,10 @@ def _encoder(path: Path, config: dict[str, Any], name: str) -> ModelSpec:
         segmented=model_type in SEGMENTED or deberta,
     )
     return _spec(path, config, name, kind, _limit(path, config))
+
+
+def _heads(config: dict[str, Any]) -> list[str]:
+    return [str(head) for head in config.get("architectures") or []]
 
 
 def _spec(path: Path, config: dict[str, Any], name: str, kind: _Kind, limit: int) -> ModelSpec:

@@ -1,6 +1,7 @@
-"""A model given as a bare path: a Hugging Face folder, an ``.onnx`` file or ``file.py:factory``, without a TOML file.
+"""A model given as a bare path: a Hugging Face folder, an ``.onnx`` or ``.gguf`` file or ``file.py:factory``.
 
-What is inferred is shown to the user, and ``hwc models new`` writes it down (:func:`to_toml`) to be edited.
+No TOML file is needed. What is inferred is shown to the user, and ``hwc models new`` writes it down (:func:`to_toml`)
+to be edited.
 """
 
 from __future__ import annotations
@@ -13,19 +14,18 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from hwc.errors import IntegrityError, UsageError
-from hwc.spec import from_huggingface, from_onnx, from_python
+from hwc.spec import from_gguf, from_huggingface, from_onnx, from_python
 from hwc.spec.model import ModelSpec, PythonSource
 from hwc.spec.project import Found, Project, find_model, names_on
 from hwc.spec.toml_text import to_toml
 
 __all__ = ["find", "infer", "is_path", "name_from", "relocated", "to_toml"]
 
-SUPPORTED = "supported now: a Hugging Face folder, an .onnx file, file.py:factory, or a models/*.toml file"
+SUPPORTED = "supported now: a Hugging Face folder, an .onnx or .gguf file, file.py:factory, or a models/*.toml file"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _FACTORY = re.compile(r"(?P<file>.+\.py):(?P<factory>[A-Za-z_][A-Za-z0-9_]*)")
 _FOREIGN_HINTS = {
     ".py": "name the function that returns the torch.nn.Module: `{name}:create`",
-    ".gguf": "export the model to ONNX",
     ".safetensors": "pass the folder that holds it beside config.json, or write a TOML with `checkpoint`",
 }
 """What to do about a file of a kind that cannot be built from."""
@@ -47,7 +47,7 @@ def is_path(text: str) -> bool:
     """Tell whether MODEL is a path to infer from, rather than a name on the search path or a TOML file."""
     if text.endswith(".toml"):
         return False
-    known = (".onnx", *PICKLES, *_FOREIGN_HINTS)
+    known = (".onnx", ".gguf", *PICKLES, *_FOREIGN_HINTS)
     return "/" in text or text in (".", "..") or bool(_FACTORY.fullmatch(text)) or text.endswith(known)
 
 
@@ -86,8 +86,11 @@ def relocated(found: Found, into: Path) -> ModelSpec:
         update = {"factory": f"{moved(file)}:{factory}", "checkpoint": moved(source.checkpoint)}
     else:
         update = {"path": moved(source.path)}
-    evaluation = found.spec.evaluation.model_copy(update={"file": moved(found.spec.evaluation.file)})
-    return found.spec.model_copy(update={"source": source.model_copy(update=update), "evaluation": evaluation})
+    data = {
+        name: told.model_copy(update={"file": moved(told.file)})
+        for name, told in (("evaluation", found.spec.evaluation), ("calibration", found.spec.calibration))
+    }
+    return found.spec.model_copy(update={"source": source.model_copy(update=update), **data})
 
 
 def _found(spec: ModelSpec, folder: Path) -> Found:
@@ -105,6 +108,8 @@ def _file_reader(path: Path) -> Callable[..., ModelSpec]:
     suffix = path.suffix.lower()
     if suffix == ".onnx":
         return from_onnx.infer
+    if suffix == ".gguf":
+        return from_gguf.infer
     if suffix in PICKLES:
         raise IntegrityError(
             f"{path.name} is a pickle checkpoint: loading it can run code, and it holds weights without a model",

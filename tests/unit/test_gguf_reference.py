@@ -80,21 +80,29 @@ def test_smollm2_answers_in_its_chat_template(smollm2: tuple[Path, Path]) -> Non
     assert said == "The capital of France is Paris."
 
 
-def test_smollm2_makes_the_tokens_that_transformers_makes(smollm2: tuple[Path, Path]) -> None:
-    ours = AutoTokenizer.from_pretrained(smollm2[0])
-    theirs = AutoTokenizer.from_pretrained(smollm2[1].parent, gguf_file=smollm2[1].name)
+@pytest.fixture(scope="module")
+def tokenizers(smollm2: tuple[Path, Path]) -> tuple[Any, Any]:
+    """Ours, and that which transformers makes of the same file."""
+    folder, path = smollm2
+    return AutoTokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+
+
+def test_smollm2_makes_the_tokens_that_transformers_makes(tokenizers: tuple[Any, Any]) -> None:
+    ours, theirs = tokenizers
     for text in TEXTS:
-        assert ours(text).input_ids == theirs(text).input_ids, text
+        assert ours(text).input_ids == theirs(text, add_special_tokens=False).input_ids, text
     assert (ours.bos_token, ours.eos_token, ours.pad_token) == (theirs.bos_token, theirs.eos_token, theirs.pad_token)
     assert ours.chat_template == theirs.chat_template
 
 
-def test_smollm2_keeps_spaces_before_a_number_apart_from_it_where_transformers_does_not(
-    smollm2: tuple[Path, Path],
-) -> None:
+def test_smollm2_begins_no_text_with_bos_as_its_file_says_though_transformers_does(tokenizers: tuple[Any, Any]) -> None:
+    ours, theirs = tokenizers
+    assert (ours("x").input_ids, theirs("x").input_ids) == ([ours.vocab["x"]], [1, ours.vocab["x"]])
+
+
+def test_smollm2_keeps_spaces_before_a_number_together_where_transformers_does_not(tokenizers: tuple[Any, Any]) -> None:
     """The file asks for ``smollm``, which takes digits one by one first; transformers takes GPT-2's words instead."""
-    ours = AutoTokenizer.from_pretrained(smollm2[0])
-    theirs = AutoTokenizer.from_pretrained(smollm2[1].parent, gguf_file=smollm2[1].name)
+    ours, theirs = tokenizers
     assert ours.tokenize("x  12") == ["x", "ĠĠ", "1", "2"]
     assert theirs.tokenize("x  12") == ["x", "Ġ", "Ġ", "1", "2"]
     longest = max(len(re.sub(r"\D", "", token)) for token in ours.get_vocab() if not token.startswith("<"))
@@ -126,5 +134,6 @@ def test_gemma_is_the_model_that_transformers_reads(gemma: tuple[Path, Path]) ->
     assert_same_model(*gemma)
 
 
-def test_gemma_continues_a_text_sensibly(gemma: tuple[Path, Path]) -> None:
-    assert "Paris" in continuation(gemma[0], count=24, text="The capital of France is")
+def test_gemma_continues_a_text_in_whole_sentences(gemma: tuple[Path, Path]) -> None:
+    said = continuation(gemma[0], count=24, text="The capital of France is")
+    assert said.startswith(" the capital of the country of France. It is the largest city in France")

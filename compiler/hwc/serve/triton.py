@@ -78,6 +78,12 @@ def _shapes(variant: Variant) -> int:
 
 
 def _refuse(variant: Variant, backends: Sequence[Backend], allow_unverified: bool) -> None:
+    if "generation" in variant.facts:
+        raise UsageError(
+            "a language model cannot be exported to Triton yet: it keeps a cache between calls, which "
+            "requests would share",
+            where=variant.name, hint="`hwc run --prompt` and hwc.open(…).generate(…) run it",
+        )
     if variant.status != "verified" and not allow_unverified:
         raise GateError(
             "the variant is unverified: it never ran on the device it is for", where=variant.name,

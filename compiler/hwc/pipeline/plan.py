@@ -18,6 +18,8 @@ from hwc.spec.project import Found
 from hwc.spec.target import TargetSpec
 
 NO_ENCODING = "none"
+FUNCTIONAL_BUDGET_S = 3.0
+"""Time for the latencies of a device that is only good for functional tests: they say nothing about any other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,7 +318,10 @@ def _check(
 
 
 def _profile(front: _Front, target: ResolvedTarget, name: str, inputs: dict[str, Step]) -> Step:
-    params = {"method": front.setting.method, **_on(target, front)}
+    method = front.setting.method
+    if target.spec.execution.functional_only and "budget_s" in method:
+        method = {**method, "budget_s": min(FUNCTIONAL_BUDGET_S, method["budget_s"])}
+    params = {"method": method, **_on(target, front)}
     return make_step(stages.PROFILE, f"profile {name}", params, inputs, front.local)
 
 

@@ -20,6 +20,7 @@ WRITE = os.environ.get("HWC_GOLDEN") == "write"  # read here: tests run without 
 FILES = {
     "capture": ("graph.onnx", "weights.safetensors"),
     "simplify": ("b1.onnx", "b16.onnx"),
+    "calibration": ("cases.npz", "calibration.json"),
     "quantise": ("codes.safetensors", "layers.json"),
     "encode": ("float.irpa", "linears.irpa", "graph.onnx"),
     "lower": ("module.vmfb", "lower.json"),

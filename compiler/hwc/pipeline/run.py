@@ -81,6 +81,8 @@ class _Runner:
                 if not self._hit(step):
                     running[pool.submit(self.one, step)] = step
             if not running:
+                if not ready and pending and failure is None:
+                    raise InternalError(f"{pending[0].label} waits for a step that is not in the plan")
                 continue
             # Woken again and again: a signal that the system gives to another thread is seen only when this one runs.
             finished, _ = wait(running, timeout=POLL_S, return_when=FIRST_COMPLETED)

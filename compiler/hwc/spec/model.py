@@ -142,7 +142,8 @@ class CalibrationSpec(Record):
     sha256: Digest | None = None
     skip: Annotated[int, Field(ge=0)] = 0
     """Items at the file's beginning that are left to the evaluation."""
-    items: Annotated[int, Field(ge=1, le=100_000)] = 64
+    items: Annotated[int, Field(ge=1, le=100_000)] = 256
+    """Give more rows than the widest layer has inputs: on fewer, codes fit the rows and not the model."""
     window_tokens: Annotated[int, Field(ge=2)] = 256
     """Length of a language model's windows."""
 

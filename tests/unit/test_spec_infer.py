@@ -79,7 +79,7 @@ def test_a_plain_encoder_yields_its_last_hidden_state(
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, "LlamaForCausalLM"),
+        ({"model_type": "mamba", "architectures": ["MambaForCausalLM"]}, "MambaForCausalLM"),
         (BERT | {"architectures": ["BertForSequenceClassification"]}, "BertForSequenceClassification"),
         ({}, "no model_type"),
         (BERT | {"auto_map": {"AutoModel": "modeling.Own"}}, "own Python code"),
@@ -198,11 +198,24 @@ def test_a_pickle_checkpoint_as_a_model_is_an_integrity_error(tmp_path: Path, na
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("x.py", "`x.py:create`"), ("x.gguf", "ONNX"), ("x.safetensors", "config.json"), ("x.txt", "supported")],
+    [("x.py", "`x.py:create`"), ("x.safetensors", "config.json"), ("x.txt", "supported")],
 )
 def test_a_file_of_another_kind_is_a_usage_error_with_a_remedy(tmp_path: Path, name: str, hint: str) -> None:
     (tmp_path / name).write_bytes(b"")
     assert hint in refusal(UsageError, tmp_path / name).hint
+
+
+def test_a_folder_of_a_decoder_is_a_language_model_with_a_cache_no_longer_than_it_was_trained_on(tmp_path: Path) -> None:
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "max_position_embeddings": 96}
+    spec = infer(str(hf_folder(tmp_path, config))).spec
+    assert spec.task == "text-generation"
+    assert spec.generation is not None
+    assert (spec.generation.context_tokens, spec.generation.prefill_tokens) == (96, (16, 96))
+
+
+def test_a_damaged_gguf_file_is_told_as_damage(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"GGML")
+    assert "not a GGUF file" in refusal(IntegrityError, tmp_path / "x.gguf").what
 
 
 @pytest.mark.parametrize("name", ["no.onnx", "no.py:create", "no/folder"])

@@ -205,7 +205,7 @@ def test_a_file_of_another_kind_is_a_usage_error_with_a_remedy(tmp_path: Path, n
     assert hint in refusal(UsageError, tmp_path / name).hint
 
 
-def test_a_folder_of_a_decoder_is_a_language_model_with_a_cache_no_longer_than_it_was_trained_on(tmp_path: Path) -> None:
+def test_a_folder_of_a_decoder_gets_a_cache_no_longer_than_it_was_trained_on(tmp_path: Path) -> None:
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "max_position_embeddings": 96}
     spec = infer(str(hf_folder(tmp_path, config))).spec
     assert spec.task == "text-generation"

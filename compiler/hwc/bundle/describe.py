@@ -80,14 +80,12 @@ def describe(found: Findings, prices: PriceTable) -> Serving:
         ),
         target=_target(found),
         model=Model(
-            **{
-                "arch": "dense",
-                "params": found.audit["parameters"],
-                "weight_scheme": found.scheme,
-                "act_dtype": "float32",
-                "tokenizer_sha256": found.tokenizer_sha256,
-                **_shape(language),
-            }
+            arch="dense",
+            params=found.audit["parameters"],
+            weight_scheme=found.scheme,
+            act_dtype="float32",
+            tokenizer_sha256=found.tokenizer_sha256,
+            **_shape(language),
         ),
         resources=resources,
         definitions=describe_language.DEFINITIONS if language else CALL_DEFINITIONS,
@@ -108,13 +106,10 @@ def _shape(language: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return what the model record tells of a language model alone."""
     if language is None:
         return {}
-    told = {
+    return {
         "layers": language["layers"], "kv_dtype": language["kv_dtype"],
         "kv_bytes_per_token": language["kv_bytes_per_token"], "max_context_tokens": language["context_tokens"],
     }
-    if "experts" in language:
-        told |= {key: language[key] for key in ("experts", "active_params")} | {"arch": "moe"}
-    return told
 
 
 def _target(found: Findings) -> Target:

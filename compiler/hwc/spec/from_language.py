@@ -9,7 +9,7 @@ from typing import Any
 from hwc.spec.model import ModelSpec
 
 CAUSAL = frozenset(
-    {"gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "smollm3", "starcoder2"}
+    {"gemma3_text", "llama", "mistral", "qwen2", "qwen3"}
 )
 """Decoders with attention in every layer and a key-value cache that grows with the text."""
 CONTEXT_TOKENS = 1024

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from hwc.spec.generation import CONTEXT_DIM, GenerationSpec
 from hwc.spec.strict import Record
@@ -206,9 +206,20 @@ class BuildSpec(Record):
     all_schemes: tuple[str, ...] = ()
 
 
+_LAID_OUT = ("inputs", "outputs", "buckets")
+"""What follows from [generation] where there is one, and has to be told where there is none."""
+
+
+def _either_told(schema: dict[str, Any]) -> None:
+    """Say in the JSON Schema that inputs, outputs and buckets are needed only without [generation]."""
+    schema["required"] = [name for name in schema["required"] if name not in _LAID_OUT]
+    schema["anyOf"] = [{"required": ["generation"]}, {"required": list(_LAID_OUT)}]
+
+
 class ModelSpec(Record):
     """One model: everything ``hwc build`` needs to know about it."""
 
+    model_config = ConfigDict(json_schema_extra=_either_told)
     schema_version: Literal[1] = 1
     name: Name
     title: str = ""

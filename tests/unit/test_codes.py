@@ -12,8 +12,9 @@ from strategies import extreme_weights, weights
 
 from hwc.errors import IntegrityError, StepError
 from hwc.quantise import codes
-from hwc.quantise.codes import Codes, dequantise, fp8, int4
-from hwc.quantise.encodings import FP8_ENCODINGS, INT4_ENCODINGS, pack, unpack
+from hwc.quantise.codes import Codes, dequantise, fp8, int4, int8
+from hwc.quantise.encodings import ENCODINGS, geometry_of, pack, unpack
+from hwc.quantise.formats import Format
 
 GROUP = 32
 quickly = settings(max_examples=60, deadline=None)
@@ -50,6 +51,25 @@ def test_the_scale_search_is_never_worse_than_the_plain_absmax_scale(symmetric: 
     worst = ((rounded - grouped) ** 2).sum(2)
     found = ((dequantise(made).reshape(grouped.shape) - grouped) ** 2).sum(2)
     assert (found <= worst * (1 + 1e-3) + 1e-12).all()
+
+
+@quickly
+@given(weights())
+def test_int8_is_within_half_a_step_of_every_weight_that_is_not_clipped(weight: np.ndarray) -> None:
+    made = int8(weight, group_size=GROUP)
+    step = np.abs(steps_of(made, weight.shape[1]))
+    inside = (made.codes > 0) & (made.codes < 255)
+    assert (np.abs(dequantise(made) - weight) <= step * 0.5 * (1 + 1e-2))[inside].all()
+
+
+def test_rows_rounded_in_pieces_are_those_rounded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = np.random.default_rng(5).standard_normal((10, 64)).astype(np.float32)
+    form = Format(kind="int4", group_size=GROUP, zeros="point")
+    whole = codes.nearest(weight, form)
+    monkeypatch.setattr(codes, "CHUNK_WEIGHTS", 3 * 64)
+    parts = codes.nearest(weight, form)
+    for part in ("codes", "scales", "zeros"):
+        np.testing.assert_array_equal(getattr(parts, part), getattr(whole, part))
 
 
 @quickly
@@ -135,7 +155,7 @@ def test_a_nan_never_becomes_an_int4_code(symmetric: bool) -> None:
         int4(weight, group_size=GROUP, symmetric=symmetric)
 
 
-@pytest.mark.parametrize("encoding", FP8_ENCODINGS)
+@pytest.mark.parametrize("encoding", ENCODINGS["fp8"])
 def test_a_nan_in_fp8_codes_is_refused_when_they_are_packed(encoding: str) -> None:
     weight = np.ones((2, 32), np.float32)
     made = fp8(weight)
@@ -153,12 +173,12 @@ def test_fp8_makes_no_nan_at_the_top_of_its_range(code: int) -> None:
 
 @quickly
 @given(weights())
-@pytest.mark.parametrize("encoding", INT4_ENCODINGS)
+@pytest.mark.parametrize("encoding", ENCODINGS["int4"])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_packed_int4_gives_back_exactly_its_codes(encoding: str, symmetric: bool, weight: np.ndarray) -> None:
     made = int4(weight, group_size=GROUP, symmetric=symmetric)
     stored = {name: entry.payload.tobytes() for name, entry in pack("layer", made, encoding).items()}
-    back = unpack("layer", stored, made, encoding)
+    back = unpack("layer", stored, made.kind, geometry_of(made), encoding)
     np.testing.assert_array_equal(back.codes, made.codes)
     np.testing.assert_array_equal(back.scales, made.scales)
     assert (back.zeros is None) == symmetric
@@ -168,16 +188,16 @@ def test_packed_int4_gives_back_exactly_its_codes(encoding: str, symmetric: bool
 
 @quickly
 @given(extreme_weights())
-@pytest.mark.parametrize("encoding", FP8_ENCODINGS)
+@pytest.mark.parametrize("encoding", ENCODINGS["fp8"])
 def test_packed_fp8_gives_back_exactly_its_codes(encoding: str, weight: np.ndarray) -> None:
     made = fp8(weight)
     stored = {name: entry.payload.tobytes() for name, entry in pack("layer", made, encoding).items()}
-    back = unpack("layer", stored, made, encoding)
+    back = unpack("layer", stored, made.kind, geometry_of(made), encoding)
     np.testing.assert_array_equal(back.codes, made.codes)
     np.testing.assert_array_equal(back.scales, made.scales)
 
 
-@pytest.mark.parametrize("encoding", INT4_ENCODINGS)
+@pytest.mark.parametrize("encoding", ENCODINGS["int4"])
 def test_int4_takes_half_a_byte_a_weight_and_two_bytes_a_scale(encoding: str) -> None:
     made = int4(np.ones((48, 64), np.float32), group_size=GROUP, symmetric=True)
     sizes = {name: entry.payload.nbytes for name, entry in pack("layer", made, encoding).items()}
@@ -189,11 +209,13 @@ def test_codes_survive_their_file(tmp_path: Path) -> None:
     layers = {
         "b.sym": int4(weight, group_size=GROUP, symmetric=True),
         "a.asym": int4(weight, group_size=GROUP, symmetric=False), "c": fp8(weight),
+        "d.int8": int8(weight, group_size=GROUP),
     }
     codes.save(layers, tmp_path / "codes.safetensors")
     back = codes.load(tmp_path / "codes.safetensors")
     assert sorted(back) == sorted(layers)
     for name, entry in layers.items():
+        assert back[name].kind == entry.kind
         np.testing.assert_array_equal(dequantise(back[name]), dequantise(entry))
 
 

@@ -11,8 +11,9 @@ from onnx_parts import model_of
 from hwc import onnx_io
 from hwc.capture.simplify import session
 from hwc.quantise.codes import Codes, dequantise, fp8, int4
-from hwc.quantise.graph import onnx_tensors, rewrite
-from hwc.quantise.linears import find
+from hwc.quantise.formats import Format, Zeros
+from hwc.quantise.graph import apply, onnx_tensors
+from hwc.quantise.linears import Linear, assign, find
 
 OUT = 48
 
@@ -32,6 +33,12 @@ def built(op: str, width: int) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     return model, onnx_io.detach(model)
 
 
+def formatted(model: onnx.ModelProto, scheme: str, group: int) -> list[Linear]:
+    zeros: Zeros = "point" if scheme == "w4a16-asym" else "none"
+    form = Format(kind="fp8") if scheme == "fp8" else Format(kind="int4", group_size=group, zeros=zeros)
+    return assign(find(model), {"linear": form})
+
+
 def coded(matrix: np.ndarray, scheme: str, group: int) -> Codes:
     return fp8(matrix) if scheme == "fp8" else int4(matrix, group_size=group, symmetric=scheme == "w4a16")
 
@@ -41,13 +48,12 @@ def coded(matrix: np.ndarray, scheme: str, group: int) -> Codes:
 @pytest.mark.parametrize(("width", "group"), [(32, 32), (96, 32), (128, 32), (160, 32), (64, 16), (256, 128)])
 def test_a_quantised_linear_computes_with_its_dequantised_weight(scheme: str, op: str, width: int, group: int) -> None:
     model, weights = built(op, width)
-    (linear,) = find(model, exclude=(), group_size=0 if scheme == "fp8" else group)
+    (linear,) = formatted(model, scheme, group)
     weight = weights.pop("fc.weight")
     made = coded(np.ascontiguousarray(weight if linear.transposed else weight.T), scheme, group)
-    kind = "fp8" if scheme == "fp8" else "int4"
-    assert rewrite(model, [linear], kind, group_size=group, zeros=made.zeros is not None) == 1
+    apply([linear], model, where="test")
     x = np.random.default_rng(9).standard_normal((3, width)).astype(np.float32)
-    whole = onnx_io.attach(model, {**weights, **onnx_tensors("fc", made)})
+    whole = onnx_io.attach(model, {**weights, **onnx_tensors(linear, made)})
     (found,) = session(whole).run(["y"], {"x": x})
     expected = x.astype(np.float64) @ dequantise(made).astype(np.float64).T + weights.get("fc.bias", 0.0)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-5 * np.abs(expected).max())
@@ -56,8 +62,7 @@ def test_a_quantised_linear_computes_with_its_dequantised_weight(scheme: str, op
 @pytest.mark.parametrize("scheme", ["w4a16", "w4a16-asym", "fp8"])
 def test_the_float_weight_is_gone_from_the_quantised_graph(scheme: str) -> None:
     model, _ = built("Gemm", 96)
-    linears = find(model, exclude=(), group_size=32)
-    rewrite(model, linears, "fp8" if scheme == "fp8" else "int4", group_size=32, zeros=scheme == "w4a16-asym")
+    apply(formatted(model, scheme, 32), model, where="test")
     names = [value.name for value in model.graph.input]
     assert "fc.weight" not in names
     parts = ["fc.codes", "fc.scales", *(["fc.zeros"] if scheme == "w4a16-asym" else [])]
@@ -68,19 +73,19 @@ def test_the_float_weight_is_gone_from_the_quantised_graph(scheme: str) -> None:
 def test_a_linear_that_was_not_chosen_stays_as_it_is() -> None:
     model, _ = built("MatMul", 64)
     before = model.SerializeToString(deterministic=True)
-    assert rewrite(model, [], "fp8", group_size=0, zeros=False) == 0
+    apply([], model, where="test")
     assert model.SerializeToString(deterministic=True) == before
 
 
 def test_a_zero_point_matters_to_onnx_runtime() -> None:
     """Were zero points ignored, the tests above could not tell."""
     model, weights = built("MatMul", 96)
-    (linear,) = find(model, exclude=(), group_size=32)
+    (linear,) = formatted(model, "w4a16-asym", 32)
     made = int4(np.ascontiguousarray(weights["fc.weight"].T), group_size=32, symmetric=False)
-    rewrite(model, [linear], "int4", group_size=32, zeros=True)
+    apply([linear], model, where="test")
     x = np.ones((3, 96), np.float32)
-    right = session(onnx_io.attach(model, onnx_tensors("fc", made))).run(["y"], {"x": x})[0]
+    right = session(onnx_io.attach(model, onnx_tensors(linear, made))).run(["y"], {"x": x})[0]
     assert made.zeros is not None
-    wrong = Codes(codes=made.codes, scales=made.scales, zeros=np.full_like(made.zeros, 8))
-    other = session(onnx_io.attach(model, onnx_tensors("fc", wrong))).run(["y"], {"x": x})[0]
+    wrong = Codes(kind="int4", codes=made.codes, scales=made.scales, zeros=np.full_like(made.zeros, 8))
+    other = session(onnx_io.attach(model, onnx_tensors(linear, wrong))).run(["y"], {"x": x})[0]
     assert np.abs(right - other).max() > 0.1

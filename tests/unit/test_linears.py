@@ -9,7 +9,8 @@ from onnx import helper
 from onnx_parts import linear, model_of
 
 from hwc import onnx_io
-from hwc.quantise.linears import Linear, find
+from hwc.quantise.formats import Format
+from hwc.quantise.linears import Linear, assign, find
 
 
 def detached(nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], *, width: int, out: int) -> onnx.ModelProto:
@@ -26,7 +27,7 @@ def gemm(**attributes: float) -> onnx.ModelProto:
 
 
 def one(model: onnx.ModelProto, *, exclude: tuple[str, ...] = (), group_size: int = 32) -> Linear:
-    (found,) = find(model, exclude=exclude, group_size=group_size)
+    (found,) = assign(find(model, exclude=exclude), {"linear": Format(kind="int4", group_size=group_size)})
     return found
 
 
@@ -63,7 +64,7 @@ def test_a_width_that_cannot_be_grouped_stays_in_float() -> None:
     model = linear(40, 48)
     onnx_io.detach(model)
     assert one(model).skip == "K = 40 is no multiple of the group of 32"
-    assert one(model, group_size=0).skip == ""
+    assert one(model, group_size=8).skip == ""
 
 
 def test_a_weight_that_two_nodes_share_stays_in_float_and_is_listed_once() -> None:
@@ -78,7 +79,7 @@ def test_products_of_activations_and_of_stacked_weights_are_no_linears() -> None
         helper.make_node("MatMul", ["x", "stack"], ["z"]),
     ]
     model = detached(nodes, {"stack": np.ones((3, 64, 8), np.float32)}, width=64, out=2)
-    assert find(model, exclude=(), group_size=32) == []
+    assert find(model) == []
 
 
 def test_linears_come_in_the_order_of_the_graph() -> None:
@@ -87,5 +88,5 @@ def test_linears_come_in_the_order_of_the_graph() -> None:
         helper.make_node("MatMul", ["x", "l1.weight"], ["a"]), helper.make_node("MatMul", ["a", "l2.weight"], ["b"]),
         helper.make_node("MatMul", ["b", "l0.weight"], ["y"]),
     ]
-    found = find(detached(nodes, weights, width=64, out=64), exclude=(), group_size=32)
+    found = find(detached(nodes, weights, width=64, out=64))
     assert [entry.layer for entry in found] == ["l1", "l2", "l0"]

@@ -8,38 +8,33 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
+from compiled_parts import FLAGS, LIMITS, run_on_cpu
 from onnx import TensorProto, helper
 
 from hwc import onnx_io
 from hwc.capture.simplify import session
 from hwc.lower import iree
-from hwc.lower.flags import compiler_flags
 from hwc.lower.passes.linears import rewrite_linears
 from hwc.lower.passes.merge import merge_buckets
-from hwc.program import Device, Function, Port, Program, Slice
 from hwc.quantise.codes import Codes
 from hwc.quantise.encode import read_archive, write_archive
-from hwc.quantise.encodings import pack, unpack
+from hwc.quantise.encodings import ENCODINGS, geometry_of, pack, unpack
+from hwc.quantise.formats import BITS, Kind, Zeros
 from hwc.quantise.graph import onnx_tensors
-from hwc.runtime.session import Session
-from hwc.spec.target import Lowering
+from hwc.quantise.linears import Linear
 
 LAYER = "a/b-c.0"
-LIMITS = iree.Limits(timeout_s=120, memory_bytes=8 << 30)
-FLAGS = compiler_flags(
-    Lowering(
-        backend="llvm-cpu", cpu="x86-64-v3", flags=("--iree-opt-const-expr-max-size-increase-threshold=0",)
-    ),
-    quantised=True,
-)
 
 
-def int4_codes(n: int, k: int, group: int, *, zeros: bool) -> Codes:
+def integers(kind: Kind, n: int, k: int, group: int, zeros: Zeros) -> Codes:
     rng = np.random.default_rng(n + k)
+    levels = 1 << BITS[kind]
     return Codes(
-        codes=rng.integers(0, 16, (n, k)).astype(np.uint8),
+        kind=kind,
+        codes=rng.integers(0, levels, (n, k)).astype(np.uint8),
         scales=(rng.random((n, k // group)) * 0.1 + 0.01).astype(np.float16),
-        zeros=rng.integers(0, 16, (n, k // group)).astype(np.uint8) if zeros else None,
+        zeros=rng.integers(0, levels, (n, k // group)).astype(np.uint8) if zeros == "point" else None,
+        offsets=rng.standard_normal((n, k // group)).astype(np.float16) if zeros == "offset" else None,
     )
 
 
@@ -47,17 +42,17 @@ def fp8_codes(n: int, k: int) -> Codes:
     """Return codes that hold every E4M3 bit pattern that is a number."""
     patterns = np.array([bits for bits in range(256) if bits & 0x7F != 0x7F], np.uint8)
     scales = np.random.default_rng(n).random((n, 1)).astype(np.float32) * 0.01 + 0.001
-    return Codes(codes=np.resize(patterns, (n, k)), scales=scales)
+    return Codes(kind="fp8", codes=np.resize(patterns, (n, k)), scales=scales)
 
 
 def quantised_graph(shape: list[int], codes: Codes) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     """Return a detached graph of one quantised linear, and its initializers."""
     n, k = codes.codes.shape
-    tensors = onnx_tensors(LAYER, codes)
+    tensors = onnx_tensors(Linear(layer=LAYER, weight=LAYER, n=n, k=k, transposed=True), codes)
     names = list(tensors)
-    if codes.scales.dtype == np.float16:
+    if codes.kind != "fp8":
         group = k // codes.scales.shape[1]
-        attributes = {"K": k, "N": n, "bits": 4, "block_size": group, "accuracy_level": 1}
+        attributes = {"K": k, "N": n, "bits": BITS[codes.kind], "block_size": group, "accuracy_level": 1}
         nodes = [helper.make_node("MatMulNBits", ["x", *names], ["y"], domain="com.microsoft", **attributes)]
     else:
         nodes = [
@@ -82,33 +77,23 @@ def imported(model: onnx.ModelProto, work: Path, name: str = "g") -> str:
     return iree.import_graph(work / f"{name}.onnx", inputs=1, work=work, limits=LIMITS)
 
 
-def run_on_cpu(code: Path, archive: Path, function: str, x: np.ndarray, n: int) -> np.ndarray:
-    source = Port(name="x", dtype="float32", shape=x.shape)
-    result = Port(name="y", dtype="float32", shape=(*x.shape[:-1], n))
-    program = Program(
-        code=Slice(path=code),
-        parameters=(Slice(path=archive),),
-        functions=(Function(name=function, bucket={}, inputs=(source,), outputs=(result,)),),
-        device=Device(driver="local-sync"),
-    )
-    return Session(program).call(function, {"x": x})["y"]
-
-
-INT4_CASES = [
-    ([3, 96], 20, 96, 32, True),
-    ([2, 5, 96], 7, 96, 32, True),
-    ([2, 3, 4, 64], 16, 64, 16, False),
-    ([1, 1, 256], 2, 256, 128, True),
-    ([1, 64], 1, 64, 64, False),
+INTEGER_CASES: list[tuple[list[int], int, int, int, Zeros]] = [
+    ([3, 96], 20, 96, 32, "point"),
+    ([2, 5, 96], 7, 96, 32, "point"),
+    ([2, 3, 4, 64], 16, 64, 16, "none"),
+    ([1, 1, 256], 2, 256, 128, "point"),
+    ([1, 64], 1, 64, 64, "none"),
+    ([3, 96], 20, 96, 32, "offset"),
 ]
 FP8_CASES = [([3, 96], 20, 96), ([2, 5, 96], 7, 96), ([1, 1, 508], 2, 508)]
 CASES = [
     *(
-        (encoding, shape, int4_codes(n, k, group, zeros=zeros))
-        for encoding in ("i4-grouped", "u8-nibbles")
-        for shape, n, k, group, zeros in INT4_CASES
+        (encoding, shape, integers(kind, n, k, group, zeros))
+        for kind, encodings in ENCODINGS.items() if kind != "fp8"
+        for encoding in encodings
+        for shape, n, k, group, zeros in INTEGER_CASES if not (kind == "int8" and zeros == "offset")
     ),
-    *((encoding, shape, fp8_codes(n, k)) for encoding in ("e4m3-bits", "e4m3-words") for shape, n, k in FP8_CASES),
+    *((encoding, shape, fp8_codes(n, k)) for encoding in ENCODINGS["fp8"] for shape, n, k in FP8_CASES),
 ]
 
 
@@ -117,42 +102,45 @@ def test_a_packed_linear_computes_what_onnx_runtime_computes(encoding, shape, co
     model, tensors = quantised_graph(shape, codes)
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     expected = session(onnx_io.attach(model, tensors)).run(None, {"x": x})[0]
-    rewritten = rewrite_linears(imported(model, tmp_path), scheme_encoding=encoding, scope="model")
-    assert rewritten.matched == 1
+    rewritten = rewrite_linears(imported(model, tmp_path), encodings={codes.kind: encoding}, scope="model")
+    assert rewritten.layers == {LAYER}
     packed = pack(LAYER, codes, encoding)
     declared = {(use.key, use.dtype, use.shape) for use in rewritten.parameters}
     assert declared == {(key, part.dtype, part.shape) for key, part in packed.items()}
     write_archive(packed, tmp_path / "w.irpa")
     code, _ = iree.compile_module(rewritten.mlir, FLAGS, work=tmp_path, limits=LIMITS)
-    found = run_on_cpu(code, tmp_path / "w.irpa", "main_graph", x, codes.codes.shape[0])
+    found = run_on_cpu(code, tmp_path / "w.irpa", {"x": x}, {"y": expected.shape})["y"]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(("encoding", "shape", "codes"), CASES)
 def test_an_archive_gives_back_the_codes_it_was_packed_from(encoding, shape, codes, tmp_path: Path):
     write_archive(pack(LAYER, codes, encoding), tmp_path / "w.irpa")
-    back = unpack(LAYER, read_archive(tmp_path / "w.irpa"), codes, encoding)
+    back = unpack(LAYER, read_archive(tmp_path / "w.irpa"), codes.kind, geometry_of(codes), encoding)
     np.testing.assert_array_equal(back.codes, codes.codes)
     np.testing.assert_array_equal(back.scales, codes.scales)
-    assert (back.zeros is None) == (codes.zeros is None)
-    if codes.zeros is not None:
-        np.testing.assert_array_equal(back.zeros, codes.zeros)
+    for part in ("zeros", "offsets"):
+        mine, found = getattr(codes, part), getattr(back, part)
+        assert (found is None) == (mine is None)
+        if mine is not None:
+            np.testing.assert_array_equal(found, mine)
 
 
 def test_merged_buckets_share_their_weights_and_keep_their_own_shapes(tmp_path: Path):
-    codes = int4_codes(8, 64, 32, zeros=False)
+    codes = integers("int4", 8, 64, 32, "none")
     texts, expected, feeds = {}, {}, {}
     for name, shape in {"b1": [1, 64], "b5": [5, 64]}.items():
         model, tensors = quantised_graph(shape, codes)
         feeds[name] = np.random.default_rng(len(name)).standard_normal(shape).astype(np.float32)
         expected[name] = session(onnx_io.attach(model, tensors)).run(None, {"x": feeds[name]})[0]
-        texts[name] = rewrite_linears(imported(model, tmp_path, name), scheme_encoding="i4-grouped", scope="model").mlir
+        text = imported(model, tmp_path, name)
+        texts[name] = rewrite_linears(text, encodings={"int4": "i4-grouped"}, scope="model").mlir
     merged = merge_buckets(texts)
     assert merged.count(f'"{LAYER}.codes">') == 1
     write_archive(pack(LAYER, codes, "i4-grouped"), tmp_path / "w.irpa")
     code, _ = iree.compile_module(merged, FLAGS, work=tmp_path, limits=LIMITS)
     for name, x in feeds.items():
-        found = run_on_cpu(code, tmp_path / "w.irpa", name, x, 8)
+        found = run_on_cpu(code, tmp_path / "w.irpa", {"x": x}, {"y": expected[name].shape}, name)["y"]
         np.testing.assert_allclose(found, expected[name], rtol=0, atol=1e-5 * np.abs(expected[name]).max())
 
 
@@ -165,4 +153,4 @@ def test_buckets_that_declare_a_weight_differently_are_not_merged():
 
 def test_an_unknown_encoding_is_refused():
     with pytest.raises(ValueError, match="unknown encoding"):
-        rewrite_linears("module {\n}\n", scheme_encoding="i4-magic", scope="model")
+        rewrite_linears("module {\n}\n", encodings={"int4": "i4-magic"}, scope="model")

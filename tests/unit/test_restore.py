@@ -18,7 +18,7 @@ from hwc.errors import IntegrityError
 from hwc.quantise import codes as canonical
 from hwc.quantise import encode as encoding_stage
 from hwc.quantise.graph import onnx_tensors
-from hwc.quantise.linears import find
+from hwc.quantise.linears import assign, find
 from hwc.quantise.restore import restore
 from hwc.quantise.scheme import SCHEMES, Scheme
 
@@ -39,17 +39,13 @@ def captured(folder: Path, scheme: Scheme) -> dict[str, np.ndarray]:
     onnx_io.detach(model)
     onnx_io.save(model, folder / "graph.onnx")
     save_weights(weights, folder / "weights.safetensors")
-    linears = find(model, exclude=(), group_size=scheme.group_size)
+    (linear,) = assign(find(model), scheme.of_model("float").formats)
     coded = {}
-    if scheme.kind != "float":
-        matrix = np.ascontiguousarray(weights.pop("fc.weight").T)
-        made = canonical.fp8(matrix) if scheme.kind == "fp8" else canonical.int4(
-            matrix, group_size=scheme.group_size, symmetric=scheme.symmetric
-        )
-        coded = {"fc": made}
-        weights.update(onnx_tensors("fc", made))
+    if scheme.linears is not None:
+        coded = {"fc": canonical.nearest(np.ascontiguousarray(weights.pop("fc.weight").T), scheme.linears)}
+        weights.update(onnx_tensors(linear, coded["fc"]))
     canonical.save(coded, folder / "codes.safetensors")
-    rows = [{**asdict(linear), "quantised": bool(coded)} for linear in linears]
+    rows = [asdict(linear)]
     (folder / "layers.json").write_text(json.dumps(rows))
     return weights
 
@@ -58,14 +54,16 @@ def captured(folder: Path, scheme: Scheme) -> dict[str, np.ndarray]:
     ("scheme", "encoding"),
     [
         ("fp32", "none"), ("w4a16", "i4-grouped"), ("w4a16", "u8-nibbles"), ("w4a16-asym", "i4-grouped"),
-        ("w4a16-asym", "u8-nibbles"), ("fp8", "e4m3-bits"), ("fp8", "e4m3-words"),
+        ("w4a16-asym", "u8-nibbles"), ("w8a16", "i8-grouped"), ("w8a16", "u8-words"),
+        ("fp8", "e4m3-bits"), ("fp8", "e4m3-words"),
     ],
 )
 def test_every_encoding_gives_the_graph_its_weights_back(scheme: str, encoding: str, tmp_path: Path) -> None:
     expected = captured(tmp_path, SCHEMES[scheme])
     out = tmp_path / "out"
     out.mkdir()
-    encoding_stage.encode(SCHEMES[scheme], encoding, tmp_path, tmp_path, out)
+    encodings = dict.fromkeys(SCHEMES[scheme].of_model("float").kinds, encoding)
+    encoding_stage.encode(SCHEMES[scheme], encodings, tmp_path, tmp_path, out)
     stored = {
         key: value
         for name in (encoding_stage.FLOAT_ARCHIVE, encoding_stage.LINEAR_ARCHIVE)
@@ -73,7 +71,7 @@ def test_every_encoding_gives_the_graph_its_weights_back(scheme: str, encoding: 
     }
     graph = onnx_io.load_graph(out / encoding_stage.GRAPH)
 
-    restored = restore(graph, stored, encoding)
+    restored = restore(graph, stored, encodings)
 
     assert set(restored) == set(expected) == set(onnx_io.weight_names(graph))
     for name, value in expected.items():
@@ -87,7 +85,7 @@ def test_the_graph_names_no_place_of_the_machine_that_made_it(tmp_path: Path) ->
     captured(tmp_path, SCHEMES["w4a16"])
     out = tmp_path / "out"
     out.mkdir()
-    encoding_stage.encode(SCHEMES["w4a16"], "i4-grouped", tmp_path, tmp_path, out)
+    encoding_stage.encode(SCHEMES["w4a16"], {"int4": "i4-grouped"}, tmp_path, tmp_path, out)
 
     assert PLACE.encode() in (tmp_path / "graph.onnx").read_bytes()
     assert PLACE.encode() not in (out / encoding_stage.GRAPH).read_bytes()
@@ -98,11 +96,11 @@ def test_archives_that_do_not_fit_the_graph_are_refused(change, tmp_path: Path) 
     captured(tmp_path, SCHEMES["fp32"])
     out = tmp_path / "out"
     out.mkdir()
-    encoding_stage.encode(SCHEMES["fp32"], "none", tmp_path, tmp_path, out)
+    encoding_stage.encode(SCHEMES["fp32"], {}, tmp_path, tmp_path, out)
     stored = encoding_stage.read_archive(out / encoding_stage.FLOAT_ARCHIVE)
     stored["fc.bias"] = change(stored["fc.bias"])
 
     stored["fc.weight"] = bytes(4 * WIDTH * OUT)
 
     with pytest.raises(IntegrityError, match=r"fc\.bias"):
-        restore(onnx_io.load_graph(out / encoding_stage.GRAPH), stored, "none")
+        restore(onnx_io.load_graph(out / encoding_stage.GRAPH), stored, {})

@@ -96,8 +96,11 @@ def schemes_list(format: str) -> None:
     if format == "json":
         render.as_json([asdict(entry) for entry in schemes.SCHEMES.values()])
         return
-    rows = [[entry.name, entry.title, entry.method, str(entry.group_size or "–")] for entry in schemes.SCHEMES.values()]
-    render.table("", ("scheme", "title", "method", "group"), rows)
+    rows = [[entry.name, entry.title, entry.method] for entry in schemes.SCHEMES.values()]
+    render.table("", ("scheme", "title", "method"), rows)
+    options = [[key, short, meaning] for key, (short, meaning) in schemes.OPTIONS.items()]
+    title = "Options, as in w4a16-g128-e8 or w4a16(group=128, embeddings=int8)"
+    render.table(title, ("option", "short", "means"), options)
 
 
 def schemes_show(name: str, format: str) -> None:
@@ -105,9 +108,10 @@ def schemes_show(name: str, format: str) -> None:
     entry = schemes.find(name)
     project = open_project(Path.cwd())
     encodings = {
-        target: find_target(project, target).encoding.get(entry.kind, "–") for target in names_on(project.targets_path)
+        target: {kind: find_target(project, target).encoding.get(kind, "–") for kind in entry.kinds}
+        for target in names_on(project.targets_path)
     }
-    document = {**asdict(entry), "encodings": encodings if entry.kind != "float" else {}}
+    document = {**asdict(entry), "encodings": {} if entry.is_float else encodings}
     if format == "json":
         render.as_json(document)
     else:

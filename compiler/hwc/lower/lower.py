@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 from hwc import onnx_io
 from hwc.capture import state
 from hwc.errors import InternalError, StepError
-from hwc.lower import iree
+from hwc.lower import exact, iree
 from hwc.lower.flags import compiler_flags
 from hwc.lower.passes.kept_state import KeptTensor, keep_state
 from hwc.lower.passes.linears import rewrite_linears
 from hwc.lower.passes.merge import merge_buckets
+from hwc.lower.passes.widen_halves import widen_halves
 from hwc.program import Function, Port
 from hwc.quantise import graph as quantised_graph
+from hwc.quantise.formats import Kind
 from hwc.quantise.quantise import read_layers
-from hwc.quantise.scheme import Scheme
 from hwc.spec.model import Bucket, ModelSpec, bucket_id
 from hwc.spec.target import Lowering
 
@@ -33,9 +35,8 @@ _NUMPY_DTYPES = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 10: "float16"}
 
 def lower(
     spec: ModelSpec,
-    scheme: Scheme,
     lowering: Lowering,
-    encoding: str,
+    encodings: Mapping[Kind, str],
     *,
     buckets: tuple[Bucket, ...],
     graphs: Path,
@@ -49,18 +50,20 @@ def lower(
     """
     work = out / "work"
     work.mkdir()
-    models = {bucket_id(bucket): reference_graph(graphs, quantised, scheme, bucket) for bucket in buckets}
+    models = {bucket_id(bucket): reference_graph(graphs, quantised, bucket) for bucket in buckets}
     texts: dict[str, str] = {}
     matched: dict[str, int] = {}
     for name, model in models.items():
         model.graph.name = "main_graph"
+        exact.spell_out(model)
         onnx_io.save(model, work / f"{name}.onnx")
         weights = len(onnx_io.weight_names(model))
         first_weight = len(model.graph.input) - weights if weights else None
         text = iree.import_graph(work / f"{name}.onnx", inputs=first_weight, work=work, limits=limits)
         text = keep_state(text, _kept(model))
-        texts[name], matched[name] = _rewritten(text, scheme, encoding, quantised)
-    flags = compiler_flags(lowering, quantised=scheme.kind != "float")
+        text, matched[name] = _rewritten(text, encodings, quantised)
+        texts[name] = widen_halves(text) if lowering.widen_halves else text
+    flags = compiler_flags(lowering, quantised=bool(read_layers(quantised)))
     try:
         artefact, outcome = iree.compile_module(merge_buckets(texts), flags, work=work, limits=limits)
     except iree.CompileFailed as failure:
@@ -73,7 +76,7 @@ def lower(
     facts = {
         "functions": functions,
         "flags": list(flags),
-        "encoding": encoding,
+        "encodings": dict(encodings),
         "rewritten_linears": matched,
         "parameters": sorted(set(re.findall(rf'parameter\.named<"{SCOPE}"::"([^"]+)">', merge_buckets(texts)))),
     }
@@ -83,27 +86,26 @@ def lower(
     shutil.rmtree(work)
 
 
-def reference_graph(graphs: Path, quantised: Path, scheme: Scheme, bucket: Bucket) -> onnx.ModelProto:
-    """Return the detached graph of one bucket in one scheme: what ONNX Runtime checks and what is lowered."""
+def reference_graph(graphs: Path, quantised: Path, bucket: Bucket) -> onnx.ModelProto:
+    """Return the detached graph of one bucket in its scheme: what ONNX Runtime checks and what is lowered."""
     model = onnx_io.load_graph(graphs / f"{bucket_id(bucket)}.onnx")
-    return quantised_graph.apply(scheme, read_layers(quantised), model, where=bucket_id(bucket))
+    return quantised_graph.apply(read_layers(quantised), model, where=bucket_id(bucket))
 
 
-def _rewritten(text: str, scheme: Scheme, encoding: str, quantised: Path) -> tuple[str, int]:
-    expected = len(read_layers(quantised))
+def _rewritten(text: str, encodings: Mapping[Kind, str], quantised: Path) -> tuple[str, int]:
+    expected = {linear.layer for linear in read_layers(quantised)}
     if not expected:
         return text, 0
+    told = ", ".join(encodings.values())
     try:
-        result = rewrite_linears(text, scheme_encoding=encoding, scope=SCOPE)
+        result = rewrite_linears(text, encodings=encodings, scope=SCOPE)
     except ValueError as error:
         raise StepError(
-            f"encoding {encoding} cannot hold this model: {error}", where=scheme.name,
+            f"{told} cannot hold this model: {error}",
             hint="choose another encoding in the target's [encoding], or exclude the layer",
         ) from error
-    if result.matched != expected:
-        raise InternalError(
-            f"encoding {encoding} matched {result.matched} of {expected} quantised linears", where=scheme.name
-        )
+    if missing := expected - result.layers:
+        raise InternalError(f"{told}: {len(missing)} of {len(expected)} layers were not matched", where=min(missing))
     return result.mlir, result.matched
 
 

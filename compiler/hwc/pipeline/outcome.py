@@ -13,6 +13,7 @@ from typing import Any
 from hwc import digest, machine
 from hwc.bundle import pack
 from hwc.bundle.describe import Findings, describe
+from hwc.bundle.describe_language import equivalents
 from hwc.bundle.manifest import content_sha256
 from hwc.bundle.serving import Serving, to_document
 from hwc.capture.calls import DOMAINS
@@ -20,6 +21,7 @@ from hwc.capture.greedy import LOGITS, TOKENS
 from hwc.pipeline.plan import Plan, VariantPlan
 from hwc.pipeline.step import tool_version
 from hwc.pipeline.store import Artifact
+from hwc.quantise.encode import archives_in
 from hwc.spec.model import Gates
 from hwc.spec.prices import PriceTable
 
@@ -43,7 +45,7 @@ class Outcome:
             name: done[step.key].path
             for name, step in {
                 "capture": variant.capture, "simplify": variant.simplify, "cases": variant.cases,
-                "reference": variant.reference,
+                "reference": variant.reference, "nearest": variant.nearest,
                 "encode": variant.encode, "lower": variant.lower, "check": variant.check, "profile": variant.profile,
             }.items()
             if step is not None and step.key in done
@@ -55,9 +57,19 @@ class Outcome:
         self.check = _read(self.path["check"], "check.json") if "check" in self.path else None
         self.profile = _read(self.path["profile"], "profile.json") if "profile" in self.path else None
 
+    @property
+    def functional(self) -> bool:
+        """Whether the device is only good for functional tests."""
+        return self.variant.target.spec.execution.functional_only
+
     def gates(self) -> Gates:
-        """Return the gates of the variant's scheme."""
-        return self.spec.gates.get(self.variant.scheme.name, Gates())
+        """Return the gates of the variant's scheme; a functional device owes no more greedy tokens than it makes."""
+        gates, generation = self.spec.gates.get(self.variant.scheme.name, Gates()), self.spec.generation
+        if not (self.functional and generation and gates.greedy_tokens_min):
+            return gates
+        return gates.model_copy(
+            update={"greedy_tokens_min": min(gates.greedy_tokens_min, generation.functional_tokens)}
+        )
 
     @property
     def measured_utc(self) -> str | None:
@@ -68,8 +80,7 @@ class Outcome:
         """Role to file: what the bundle holds."""
         found = {
             "code/module.vmfb": self.path["lower"] / "module.vmfb",
-            "weights/float.irpa": self.path["encode"] / "float.irpa",
-            "weights/linears.irpa": self.path["encode"] / "linears.irpa",
+            **{f"weights/{path.name}": path for path in archives_in(self.path["encode"])},
             "graph/model.onnx": self.path["encode"] / "graph.onnx",
         }
         for name in ("cases.npz", "cases.json", "expected.npz", *LANGUAGE_GOLDEN):
@@ -77,6 +88,8 @@ class Outcome:
                 found[f"golden/{name}"] = self.path["cases"] / name
         if "reference" in self.path:
             found["golden/reference.npz"] = self.path["reference"] / "expected.npz"
+        if "nearest" in self.path:
+            found["golden/nearest.npz"] = self.path["nearest"] / "expected.npz"
         for kind in ("tokenizer", "licences"):
             folder = self.path["capture"] / kind
             for file in sorted(folder.iterdir()) if folder.is_dir() else []:
@@ -116,10 +129,11 @@ class Outcome:
         return {
             **_read(self.path["capture"], "capture.json")["language"],
             "context_tokens": told.context_tokens, "batches": list(told.batches),
+            "greedy_tokens": told.functional_tokens if self.functional else told.golden_tokens,
         }
 
-    def serving(self, tag: str, prices: PriceTable) -> Serving:
-        """Return the variant's serving metadata."""
+    def serving(self, tag: str, prices: PriceTable, golden_tokens: Mapping[str, Sequence[int]]) -> Serving:
+        """Return the variant's serving metadata; ``golden_tokens`` of every variant that was checked, by name."""
         digests = self.digests()
         found = Findings(
             bundle_id=f"{self.spec.name}:{tag}",
@@ -136,6 +150,7 @@ class Outcome:
             tools={tool: tool_version(tool) for tool in TOOLS},
             raw={name: digest.of_json(document) for name, document in self.documents().items()},
             language=self.language(),
+            equivalents=equivalents(self.variant.name, golden_tokens),
         )
         return describe(found, prices)
 

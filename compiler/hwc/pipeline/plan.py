@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from hwc.capture.source import Located
@@ -17,7 +17,6 @@ from hwc.spec.model import Bucket, ModelSpec, PythonSource
 from hwc.spec.project import Found
 from hwc.spec.target import TargetSpec
 
-NO_ENCODING = "none"
 FUNCTIONAL_BUDGET_S = 3.0
 """Time for the latencies of a device that is only good for functional tests: they say nothing about any other."""
 
@@ -58,6 +57,8 @@ class VariantPlan:
     cases: Step
     """Golden cases are made even where nothing can run: they travel with the bundle to a machine that can."""
     reference: Step | None
+    nearest: Step | None
+    """Answers of the scheme's twin that rounds to nearest, against which a language model's calibration is judged."""
     quantise: Step
     encode: Step
     lower: Step
@@ -89,7 +90,10 @@ class Plan:
             ordered[step.key] = step
 
         for variant in self.variants:
-            made = (variant.lower, variant.encode, variant.cases, variant.reference, variant.check, variant.profile)
+            made = (
+                variant.lower, variant.encode, variant.cases, variant.reference, variant.nearest, variant.check,
+                variant.profile,
+            )
             for step in made:
                 if step is not None:
                     visit(step)
@@ -226,17 +230,18 @@ class _Front:
 
 def _variant(front: _Front, target: ResolvedTarget, scheme: Scheme) -> VariantPlan:
     spec, device_only = front.spec, target.spec.execution.functional_only
+    scheme = scheme.of_model(spec.quantise.embeddings)
     buckets = spec.buckets_for(functional_only=device_only)
     items = spec.evaluation.functional_items if device_only else spec.evaluation.items
-    encoding = encoding_of(target.spec, scheme)
+    encodings = encodings_of(target.spec, scheme)
     capture, simplify, quantise = front.capture(), front.simplify(buckets), front.quantise(scheme)
     cases = front.cases(buckets, items)
     name = f"{spec.name} {target.spec.name}/{scheme.name}"
     shapes = sliced(spec, buckets=[dict(bucket) for bucket in buckets], **front.context())
     encode = make_step(
         stages.ENCODE,
-        f"encode {spec.name} {scheme.name} as {encoding}",
-        {"scheme": asdict(scheme), "encoding": encoding},
+        f"encode {spec.name} {scheme.name} as {', '.join(encodings.values()) or 'float32'}",
+        {"scheme": asdict(scheme), "encodings": encodings},
         {"capture": capture, "quantise": quantise},
         front.local,
     )
@@ -245,50 +250,61 @@ def _variant(front: _Front, target: ResolvedTarget, scheme: Scheme) -> VariantPl
         f"lower {name}",
         {
             "spec": shapes,
-            "scheme": asdict(scheme),
-            "encoding": encoding,
+            "encodings": encodings,
             "lowering": target.spec.lowering.model_dump(mode="json", exclude_defaults=True),
         },
         {"simplify": simplify, "quantise": quantise},
         front.local,
     )
     parts = {"encode": encode, "lower": lower, "cases": cases}
-    reference = _reference(front, scheme, shapes, simplify, quantise, cases)
+    reference = _reference(front, scheme, shapes, simplify, cases)
+    nearest = _nearest(front, scheme, shapes, simplify, cases) if not device_only else {}
     check, profile = None, None
     if target.device_name:
-        check = _check(front, target, name, shapes, {**parts, **reference})
+        check = _check(front, target, name, shapes, {**parts, **reference, **nearest})
         if front.setting.profile:
             profile = _profile(front, target, name, {**parts, "check": check})
     return VariantPlan(
         target=target, scheme=scheme, buckets=buckets, capture=capture, simplify=simplify, cases=cases,
-        reference=reference.get("reference"),
+        reference=reference.get("reference"), nearest=nearest.get("nearest"),
         quantise=quantise, encode=encode, lower=lower, check=check, profile=profile,
     )
 
 
-def encoding_of(target: TargetSpec, scheme: Scheme) -> str:
-    """Return the encoding a target asks for; raise UsageError if its descriptor names none for this kind."""
-    if scheme.kind == "float":
-        return NO_ENCODING
-    if scheme.kind not in target.encoding:
-        raise UsageError(
-            f"target `{target.name}` names no encoding for {scheme.kind} weights",
-            where=f"targets/{target.name}.toml [encoding]",
-            hint=f"add `{scheme.kind} = …`; `hwc schemes list` shows the encodings",
-        )
-    return target.encoding[scheme.kind]
+def encodings_of(target: TargetSpec, scheme: Scheme) -> dict[str, str]:
+    """Return the encodings a target asks for; raise UsageError if its descriptor names none for a kind of codes."""
+    for kind in scheme.kinds:
+        if kind not in target.encoding:
+            raise UsageError(
+                f"target `{target.name}` names no encoding for {kind} weights",
+                where=f"targets/{target.name}.toml [encoding]",
+                hint=f"add `{kind} = …`; `hwc schemes list` shows the encodings",
+            )
+    return {kind: target.encoding[kind] for kind in scheme.kinds}
 
 
 def _reference(
-    front: _Front, scheme: Scheme, shapes: dict[str, Any], simplify: Step, quantise: Step, cases: Step
+    front: _Front, scheme: Scheme, shapes: dict[str, Any], simplify: Step, cases: Step
 ) -> dict[str, Step]:
     """Unquantised, the golden cases' own expected outputs are the reference."""
-    if scheme.kind == "float":
+    if scheme.is_float:
         return {}
-    inputs = {"capture": front.capture(), "simplify": simplify, "quantise": quantise, "cases": cases}
+    inputs = {"capture": front.capture(), "simplify": simplify, "quantise": front.quantise(scheme), "cases": cases}
     label = f"reference of {front.spec.name} {scheme.name} in ONNX Runtime"
-    params = {"spec": shapes, "scheme": asdict(scheme)}
-    return {"reference": make_step(stages.REFERENCE, label, params, inputs, front.local)}
+    return {"reference": make_step(stages.REFERENCE, label, {"spec": shapes}, inputs, front.local)}
+
+
+def _nearest(
+    front: _Front, scheme: Scheme, shapes: dict[str, Any], simplify: Step, cases: Step
+) -> dict[str, Step]:
+    """Plan a calibrated int4 scheme's twin of a language model: the same formats, rounded to nearest, never lowered."""
+    if front.spec.generation is None or not scheme.needs_data or "int4" not in scheme.kinds:
+        return {}
+    twin = replace(
+        scheme, name=f"{scheme.name}-rtn", title=f"{scheme.title}, to compare with", solver="nearest",
+        method=scheme.without_data,
+    )
+    return {"nearest": _reference(front, twin, shapes, simplify, cases)["reference"]}
 
 
 def _on(target: ResolvedTarget, front: _Front) -> dict[str, Any]:
@@ -307,6 +323,9 @@ def _check(
         mode="json", include={"file", "sha256", "reference"}, exclude_defaults=True
     )
     params = {"spec": {**shapes, "evaluation": {**pinned, **evaluator}}, **_on(target, front)}
+    if (generation := front.spec.generation) is not None:
+        few = target.spec.execution.functional_only
+        params["greedy_tokens"] = generation.functional_tokens if few else generation.golden_tokens
     evaluator_file = front.found.folder / evaluator["evaluator"].rpartition(":")[0]
     if evaluator_file.is_file():
         from hwc import digest
@@ -320,9 +339,28 @@ def _check(
 def _profile(front: _Front, target: ResolvedTarget, name: str, inputs: dict[str, Step]) -> Step:
     method = front.setting.method
     if target.spec.execution.functional_only and "budget_s" in method:
-        method = {**method, "budget_s": min(FUNCTIONAL_BUDGET_S, method["budget_s"])}
+        method = {**method, "budget_s": min(FUNCTIONAL_BUDGET_S, method["budget_s"]), "composed": False}
     params = {"method": method, **_on(target, front)}
+    if front.spec.generation is not None:
+        params["context_tokens"] = front.spec.generation.context_tokens
     return make_step(stages.PROFILE, f"profile {name}", params, inputs, front.local)
+
+
+def layers_step(plan: Plan, variant: VariantPlan) -> Step:
+    """Return the step that runs a checked variant of a language model layer by layer, in its shortest prefill."""
+    assert variant.check is not None
+    shortest = min(variant.buckets, key=lambda bucket: (bucket["sequence"] == 1, bucket["sequence"]))
+    params = {
+        "spec": {**variant.lower.params["spec"], "buckets": [dict(shortest)]},
+        **{name: variant.lower.params[name] for name in ("encodings", "lowering")},
+        **{name: variant.check.params[name] for name in ("device", "device_name", "machine", "greedy_tokens")},
+    }
+    inputs = {
+        "capture": variant.capture, "simplify": variant.simplify, "quantise": variant.quantise,
+        "encode": variant.encode,
+    }
+    label = f"layers of {plan.found.spec.name} {variant.name}"
+    return make_step(stages.LAYERS, label, params, inputs, variant.lower.local)
 
 
 def walk(step: Step) -> Iterator[Step]:

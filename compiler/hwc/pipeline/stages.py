@@ -15,15 +15,15 @@ from hwc import onnx_io
 from hwc.capture import calls, capture, golden, greedy, reduced, simplify, state, windows
 from hwc.capture.source import Located
 from hwc.capture.windows import Window
-from hwc.errors import UsageError
+from hwc.errors import InternalError, UsageError
 from hwc.job import Job
 from hwc.lower import iree, lower
-from hwc.measure import check, profile, score
+from hwc.measure import check, layers, profile, score
 from hwc.pipeline.step import Stage
 from hwc.program import Device, Program, Slice, functions_from
 from hwc.quantise import codes, encode, quantise
 from hwc.quantise.graph import apply, onnx_tensors
-from hwc.quantise.scheme import Scheme
+from hwc.quantise.scheme import Scheme, from_params
 from hwc.spec.model import Bucket, ModelSpec, bucket_id
 from hwc.spec.target import Lowering
 
@@ -40,7 +40,7 @@ def _buckets(job: Job) -> tuple[Bucket, ...]:
 
 
 def _scheme(job: Job) -> Scheme:
-    return Scheme(**job.params["scheme"])
+    return from_params(job.params["scheme"])
 
 
 def _capture(job: Job) -> None:
@@ -87,7 +87,7 @@ def _windows(job: Job, captured: Path, sha256: str | None, tokens: int, count: i
 def _language_cases(job: Job, spec: ModelSpec, captured: Path, items: int) -> None:
     if not spec.evaluation.file:
         raise UsageError("a language model is measured on text", where=spec.name, hint="name it in [evaluation] file")
-    tokens = calls.scoring_bucket(spec.buckets)["sequence"]
+    tokens = calls.window_tokens(spec.buckets)
     found = _windows(job, captured, spec.evaluation.sha256, tokens, items, "evaluation")
     cases = calls.make(spec.buckets, found)
     golden.save_cases(cases, job.out)
@@ -129,17 +129,18 @@ def _weights(captured: Path) -> dict[str, Any]:
 
 def _quantise(job: Job) -> None:
     quantise.quantise(
-        _scheme(job), tuple(job.params["exclude"]), job.inputs["capture"], job.out, job.inputs.get("calibration")
+        _scheme(job), tuple(job.params["exclude"]), job.inputs["capture"], job.out, job.inputs.get("calibration"),
+        job.work,
     )
 
 
 def _reference(job: Job) -> None:
-    spec, scheme = _spec(job), _scheme(job)
+    spec = _spec(job)
     if spec.generation is not None:
-        _language_reference(job, spec, scheme)
+        _language_reference(job, spec)
         return
     graphs = {
-        name: lower.reference_graph(job.inputs["simplify"], job.inputs["quantise"], scheme, bucket)
+        name: lower.reference_graph(job.inputs["simplify"], job.inputs["quantise"], bucket)
         for name, bucket in ((bucket_id(bucket), bucket) for bucket in spec.buckets)
     }
     weights = _quantised_weights(job)
@@ -151,16 +152,17 @@ def _reference(job: Job) -> None:
 
 def _quantised_weights(job: Job) -> dict[str, Any]:
     weights = _weights(job.inputs["capture"])
-    for layer, coded in codes.load(job.inputs["quantise"] / "codes.safetensors").items():
-        weights.update(onnx_tensors(layer, coded))
+    coded = codes.load(job.inputs["quantise"] / "codes.safetensors")
+    for linear in quantise.read_layers(job.inputs["quantise"]):
+        weights.update(onnx_tensors(linear, coded[linear.layer]))
     weights.update(quantise.read_overrides(job.inputs["quantise"]))
     return weights
 
 
-def _language_reference(job: Job, spec: ModelSpec, scheme: Scheme) -> None:
+def _language_reference(job: Job, spec: ModelSpec) -> None:
     """Answer the calls in ONNX Runtime on the quantised graph, read at the float model's likeliest tokens."""
     graph = onnx_io.load_graph(job.inputs["capture"] / "graph.onnx")
-    graph = apply(scheme, quantise.read_layers(job.inputs["quantise"]), graph, where="graph.onnx")
+    graph = apply(quantise.read_layers(job.inputs["quantise"]), graph, where="graph.onnx")
     cases = golden.load_cases(job.inputs["cases"])
     answered = calls.answers(graph, _quantised_weights(job), spec, cases)
     floats = reduced.load(job.inputs["cases"] / "expected.npz")
@@ -168,15 +170,14 @@ def _language_reference(job: Job, spec: ModelSpec, scheme: Scheme) -> None:
 
 
 def _encode(job: Job) -> None:
-    encode.encode(_scheme(job), job.params["encoding"], job.inputs["capture"], job.inputs["quantise"], job.out)
+    encode.encode(_scheme(job), job.params["encodings"], job.inputs["capture"], job.inputs["quantise"], job.out)
 
 
 def _lower(job: Job) -> None:
     lower.lower(
         _spec(job),
-        _scheme(job),
         Lowering.model_validate(job.params["lowering"]),
-        job.params["encoding"],
+        job.params["encodings"],
         buckets=_buckets(job),
         graphs=job.inputs["simplify"],
         quantised=job.inputs["quantise"],
@@ -190,23 +191,30 @@ def program(encoded: Path, lowered: Path, device: Device) -> Program:
     facts = json.loads((lowered / "lower.json").read_text())
     return Program(
         code=Slice(path=lowered / "module.vmfb"),
-        parameters=tuple(Slice(path=encoded / name) for name in (encode.FLOAT_ARCHIVE, encode.LINEAR_ARCHIVE)),
+        parameters=tuple(Slice(path=path) for path in encode.archives_in(encoded)),
         functions=functions_from(facts["functions"]),
         device=device,
     )
 
 
+def _device(job: Job) -> Device:
+    return Device(**{**job.params["device"], "isa_features": tuple(job.params["device"]["isa_features"])})
+
+
 def _program(job: Job) -> Program:
-    device = Device(**{**job.params["device"], "isa_features": tuple(job.params["device"]["isa_features"])})
-    return program(job.inputs["encode"], job.inputs["lower"], device)
+    return program(job.inputs["encode"], job.inputs["lower"], _device(job))
 
 
 def _check(job: Job) -> None:
     work = job.out / "work"
     if (generation := _spec(job).generation) is not None:
         report = score.check(
-            _program(job), _spec(job).evaluation, context_tokens=generation.context_tokens,
-            cases=job.inputs["cases"], reference=job.inputs.get("reference", job.inputs["cases"]), work=work,
+            _program(job), _spec(job).evaluation,
+            score.Golden(
+                cases=job.inputs["cases"], reference=job.inputs.get("reference", job.inputs["cases"]) / score.EXPECTED,
+                nearest=job.inputs["nearest"] / score.EXPECTED if "nearest" in job.inputs else None,
+            ),
+            context_tokens=generation.context_tokens, greedy_tokens=job.params["greedy_tokens"], work=work,
             timeout_s=float(job.local["timeout_s"]), memory_bytes=int(job.local["memory_bytes"]),
         )
         check.write(report, job.out)
@@ -226,11 +234,32 @@ def _check(job: Job) -> None:
     check.clean_up(work)
 
 
+def _layers(job: Job) -> None:
+    spec, (bucket,) = _spec(job), _buckets(job)
+    if spec.generation is None:
+        raise InternalError("only language models have layers that hand on one stream", where=spec.name)
+    told = greedy.load(job.inputs["capture"])
+    ids = [*told.prompt_ids, *told.tokens[: job.params["greedy_tokens"]]][: spec.generation.context_tokens]
+    limits = iree.Limits(timeout_s=float(job.local["timeout_s"]), memory_bytes=int(job.local["memory_bytes"]))
+    graph = layers.lower_exposed(
+        spec, Lowering.model_validate(job.params["lowering"]), job.params["encodings"], bucket=bucket,
+        graphs=job.inputs["simplify"], quantised=job.inputs["quantise"], limits=limits, out=job.out,
+    )
+    texts = layers.cases(ids, bucket, spec.generation.context_tokens)
+    exposed = program(job.inputs["encode"], job.out, _device(job))
+    layers.run(
+        exposed, texts, len(ids), out=job.out, timeout_s=limits.timeout_s, memory_bytes=limits.memory_bytes
+    )
+    layers.reference(graph, _quantised_weights(job), spec, texts, len(ids), out=job.out)
+    shutil.rmtree(job.out / "run")
+
+
 def _profile(job: Job) -> None:
     profile.profile(
         _program(job),
         profile.Method(**job.params["method"]),
         cases=job.inputs["cases"],
+        context_tokens=job.params.get("context_tokens"),
         timeout_s=float(job.local["timeout_s"]),
         memory_bytes=int(job.local["memory_bytes"]),
         out=job.out,
@@ -241,16 +270,20 @@ CAPTURE = Stage(
     name="capture", version=5, tools=("torch", "transformers", "optimum-onnx", "onnx"), function=_capture
 )
 SIMPLIFY = Stage(name="simplify", version=3, tools=("onnx", "onnxsim", "onnxruntime"), function=_simplify)
-CASES = Stage(name="cases", version=2, tools=("onnxruntime", "tokenizers"), function=_cases)
+CASES = Stage(name="cases", version=3, tools=("onnxruntime", "tokenizers"), function=_cases)
 CALIBRATION = Stage(name="calibration", version=1, tools=("tokenizers",), function=_calibration)
-QUANTISE = Stage(name="quantise", version=2, tools=("ml-dtypes", "onnxruntime", "numpy"), function=_quantise)
-REFERENCE = Stage(name="reference", version=2, tools=("onnx", "onnxruntime"), function=_reference)
-ENCODE = Stage(name="encode", version=3, tools=("iree-base-runtime", "onnx"), function=_encode)
-LOWER = Stage(name="lower", version=2, tools=("iree-base-compiler", "onnx"), function=_lower)
-CHECK = Stage(name="check", version=3, tools=("iree-base-runtime",), function=_check)
-PROFILE = Stage(name="profile", version=5, tools=("iree-base-runtime",), function=_profile, volatile=True)
+QUANTISE = Stage(name="quantise", version=3, tools=("ml-dtypes", "onnxruntime", "numpy"), function=_quantise)
+REFERENCE = Stage(name="reference", version=3, tools=("onnx", "onnxruntime"), function=_reference)
+ENCODE = Stage(name="encode", version=4, tools=("iree-base-runtime", "onnx"), function=_encode)
+LOWER = Stage(name="lower", version=4, tools=("iree-base-compiler", "onnx"), function=_lower)
+CHECK = Stage(name="check", version=4, tools=("iree-base-runtime",), function=_check)
+PROFILE = Stage(name="profile", version=6, tools=("iree-base-runtime",), function=_profile, volatile=True)
+LAYERS = Stage(
+    name="layers", version=1, tools=("iree-base-compiler", "iree-base-runtime", "onnxruntime"), function=_layers
+)
+"""Planned only where a language model's answers part: names the first layer that does."""
 
 STAGES = {
     stage.name: stage
-    for stage in (CAPTURE, SIMPLIFY, CASES, CALIBRATION, QUANTISE, REFERENCE, ENCODE, LOWER, CHECK, PROFILE)
+    for stage in (CAPTURE, SIMPLIFY, CASES, CALIBRATION, QUANTISE, REFERENCE, ENCODE, LOWER, CHECK, PROFILE, LAYERS)
 }

@@ -7,85 +7,72 @@ and live values lie on disk: memory holds one segment's weights, one case and on
 
 from __future__ import annotations
 
-import logging
-import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hwc.errors import IntegrityError, StepError
-from hwc.quantise.codes import Codes
+from hwc.quantise.codes import dequantise
+from hwc.quantise.finished import Finished, Solved
 from hwc.quantise.hessian import Moments
 from hwc.quantise.linears import Linear
 from hwc.quantise.live import Cases, LiveValues, Stream
+from hwc.quantise.progress import Progress
 from hwc.quantise.segments import Group, Segment, subgraph
+from hwc.quantise.together import together
 from hwc.quantise.weights import Weights
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
 
-LOG = logging.getLogger(__name__)
 ROW_MASK = "attention_mask"
 """The input that tells padded rows apart, int [batch, sequence]: padding must not shape a Hessian."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Solved:
-    """What became of one linear."""
-
-    codes: Codes
-    decoded: np.ndarray
-    """float32 [N, K]: the weight that the codes stand for."""
-    bias: tuple[str, np.ndarray] | None = None
-    """The name of the linear's bias and its new value."""
-    relative_error: float = 0.0
-    """Squared error of the outputs on the calibration data over their squared size."""
 
 
 class Solver(Protocol):
     """Chooses the codes of one linear from its weight, float32 [N, K], and its inputs' moments."""
 
     def __call__(self, linear: Linear, weight: np.ndarray, moments: Moments) -> Solved:
-        """Return codes and a new bias."""
+        """Return codes and the float weights that change with them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """A detached graph, its weights, and the cases that run through it."""
+    """A detached graph, its weights, the cases that run through it, and what is done so far."""
 
     model: onnx.ModelProto
     segments: list[Segment]
     weights: Weights
     cases: Cases
     live: LiveValues
+    finished: Finished
+    ran: int = 0
+    """Segments that an earlier process has run the cases through."""
     replaced: dict[str, np.ndarray] = field(default_factory=dict)
     """Weights of the current segment as the quantised model has them, in the graph's own layout."""
 
 
-def calibrate(calibration: Calibration, solve: Solver) -> Iterator[tuple[Linear, Solved]]:
-    """Yield each linear with its result, in the order in which the graph reaches them."""
-    total = sum(len(group.linears) for segment in calibration.segments for group in segment.groups)
-    done, began = 0, time.monotonic()
+def calibrate(calibration: Calibration, solve: Solver) -> None:
+    """Solve every linear, in the order in which the graph reaches them, and keep it; go on where it was left."""
+    progress = Progress(calibration.segments)
     last = _last_segments(calibration.segments)
     for number, segment in enumerate(calibration.segments):
+        if number < calibration.ran:
+            progress.skip(segment)
+            continue
         calibration.replaced.clear()
         for group in segment.groups:
-            moments = _moments(calibration, group)
-            for linear in group.linears:
-                solved = _solve(calibration, linear, moments, solve)
-                done += 1
-                LOG.info(
-                    "quantised %d of %d, %s: relative error %.2e, %.0f s",
-                    done, total, linear.layer, solved.relative_error, time.monotonic() - began,
-                )
-                yield linear, solved
+            _solve_group(calibration, group, solve, progress)
         if segment.outputs:
             _run(calibration, segment)
-        for name in [name for name, final in last.items() if final == number]:
-            calibration.live.drop(name, len(calibration.cases))
+        gone = [name for name, final in last.items() if final == number]
+        kept = {key: entry for key, entry in calibration.live.index.items() if key.partition("/")[2] not in gone}
+        calibration.finished.ran(number + 1, kept)
+        for name in gone:
+            calibration.live.drop(name)
 
 
 def _last_segments(segments: list[Segment]) -> dict[str, int]:
@@ -97,17 +84,27 @@ def _last_segments(segments: list[Segment]) -> dict[str, int]:
     return last
 
 
-def _solve(calibration: Calibration, linear: Linear, moments: Moments, solve: Solver) -> Solved:
+def _solve_group(calibration: Calibration, group: Group, solve: Solver, progress: Progress) -> None:
+    """Solve the linears of one group that were not kept, and put all of them in the float weights' place."""
     import numpy as np
 
-    stored = calibration.weights[linear.weight]
-    weight = np.ascontiguousarray(stored if linear.transposed else stored.T, dtype=np.float32)
-    solved = solve(linear, weight, moments)
-    back = solved.decoded if linear.transposed else solved.decoded.T
-    calibration.replaced[linear.weight] = np.ascontiguousarray(back, dtype=stored.dtype)
-    if solved.bias:
-        calibration.replaced[solved.bias[0]] = solved.bias[1]
-    return solved
+    finished = calibration.finished
+    moments: Moments | None = None
+    for linear in group.linears:
+        stored = calibration.weights[linear.weight]
+        if finished.has(linear.layer):
+            solved = finished.read(linear.layer)
+            progress.skipped(linear)
+        else:
+            moments = moments or _moments(calibration, group)
+            weight = np.ascontiguousarray(stored if linear.transposed else stored.T, dtype=np.float32)
+            solved = solve(linear, weight, moments)
+            finished.keep(linear.layer, solved)
+            progress.solved(linear, solved)
+        decoded = dequantise(solved.codes)
+        back = decoded if linear.transposed else decoded.T
+        calibration.replaced[linear.weight] = np.ascontiguousarray(back, dtype=stored.dtype)
+        calibration.replaced.update(solved.changed)
 
 
 def _moments(calibration: Calibration, group: Group) -> Moments:
@@ -152,25 +149,26 @@ def _value(calibration: Calibration, stream: Stream, name: str, case: int) -> np
 
 
 def _run(calibration: Calibration, segment: Segment) -> None:
-    """Run one segment over all cases: once in float, once quantised where there is a difference."""
+    """Run one segment over all cases: once in float, once quantised where there is a difference, both at a time."""
     import numpy as np
     from onnx import helper
 
     exact = {name: np.asarray(calibration.weights[name]) for name in segment.weights}
     changed = {name: value for name, value in calibration.replaced.items() if name in exact}
     moved = any(calibration.live.has("quantised", name) for name in segment.inputs)
-    streams: list[tuple[Stream, dict[str, Any]]] = [("float", exact)]
-    streams += [("quantised", {**exact, **changed})] if changed or moved else []
-    opened: Any = None
-    for case in range(len(calibration.cases)):
-        for stream, weights in streams:
+    first = {name: _value(calibration, "float", name, 0) for name in segment.inputs}
+    types = {name: helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in (first | exact).items()}
+    opened = _open(subgraph(calibration.model, segment, types))
+
+    def over_cases(stream: Stream, weights: dict[str, np.ndarray]) -> None:
+        for case in range(len(calibration.cases)):
             feeds = {name: _value(calibration, stream, name, case) for name in segment.inputs}
-            feeds |= weights
-            if opened is None:
-                types = {name: helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in feeds.items()}
-                opened = _open(subgraph(calibration.model, segment, types))
-            for name, value in zip(segment.outputs, _call(opened, segment, feeds), strict=True):
+            for name, value in zip(segment.outputs, _call(opened, segment, feeds | weights), strict=True):
                 calibration.live.put(stream, name, case, value)
+
+    streams = [partial(over_cases, "float", exact)]
+    streams += [partial(over_cases, "quantised", exact | changed)] if changed or moved else []
+    together(*streams)
 
 
 def _open(model: onnx.ModelProto) -> Any:
@@ -201,18 +199,12 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def log_to_stderr() -> None:
-    """Send progress lines to stderr, where a step's log keeps them."""
-    if not LOG.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        LOG.addHandler(handler)
-        LOG.setLevel(logging.INFO)
-
-
-def prepare(model: onnx.ModelProto, segments: list[Segment], captured: Path, cases: Path, work: Path) -> Calibration:
-    """Open what a calibration reads; live values go to ``work``, a folder that exists."""
+def prepare(
+    model: onnx.ModelProto, segments: list[Segment], captured: Path, cases: Path, finished: Finished, live: Path
+) -> Calibration:
+    """Open what a calibration reads, and what an earlier process left: layers in ``finished``, values in ``live``."""
+    ran, index = finished.state()
     return Calibration(
         model=model, segments=segments, weights=Weights(captured / "weights.safetensors"),
-        cases=Cases(cases, model), live=LiveValues(work),
+        cases=Cases(cases, model), live=LiveValues(live, index), finished=finished, ran=ran,
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwc.errors import StepError
+from hwc.quantise.formats import BITS, Format, Kind, Zeros
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,34 +16,84 @@ if TYPE_CHECKING:
 FP8_MAX = 448.0
 SEARCH_RATIOS = tuple(1.0 - 0.02 * step for step in range(16))
 """Candidate scales as shares of the absmax scale: 1.00, 0.98, … 0.70."""
+CHUNK_WEIGHTS = 1 << 22
+"""Weights that are rounded at once: the search holds several float32 copies of them."""
+PARTS = ("codes", "scales", "zeros", "offsets")
+_KINDS = "kinds"
+"""Key of the file's metadata that tells each layer's kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Codes:
-    """A quantised weight W[N, K]: ``W ≈ (codes − zeros) · scales`` (int4) or ``e4m3(codes) · scales`` (fp8)."""
+    """A quantised weight W[N, K].
 
+    Integers: ``W ≈ (codes − zeros) · scales``, or ``codes · scales + offsets``; fp8: ``W ≈ e4m3(codes) · scales``.
+    """
+
+    kind: Kind
     codes: np.ndarray
-    """uint8 [N, K]: 0…15 for int4, E4M3 bit patterns for fp8."""
+    """uint8 [N, K]: 0…15 for int4, 0…255 for int8, E4M3 bit patterns for fp8."""
     scales: np.ndarray
-    """[N, G]: float16 for int4 (G = K / group), float32 for fp8 (G = 1)."""
+    """[N, G]: float16 for integers (G = K / group), float32 for fp8 (G = 1)."""
     zeros: np.ndarray | None = None
-    """uint8 [N, G], 0…15; None means 8 for int4 (symmetric) and no offset for fp8."""
+    """uint8 [N, G], within the codes' range; without it and without offsets the middle code is zero."""
+    offsets: np.ndarray | None = None
+    """float16 [N, G]: what code 0 stands for, for weights that came with such an offset."""
+
+    @property
+    def zero_kind(self) -> Zeros:
+        """How zero is told."""
+        return "offset" if self.offsets is not None else "none" if self.zeros is None else "point"
 
 
 def dequantise(codes: Codes) -> np.ndarray:
-    """Return the float32 [N, K] weight that codes stand for, exactly as ONNX Runtime computes it."""
+    """Return the float32 [N, K] weight that codes stand for, as ONNX Runtime computes it."""
     import ml_dtypes
     import numpy as np
 
     n, k = codes.codes.shape
     scales = codes.scales.astype(np.float32)
     groups = scales.shape[1]
-    if codes.scales.dtype == np.float16:
-        zeros = np.full(scales.shape, 8, np.float32) if codes.zeros is None else codes.zeros.astype(np.float32)
-        grouped = codes.codes.reshape(n, groups, k // groups).astype(np.float32)
-        return ((grouped - zeros[:, :, None]) * scales[:, :, None]).reshape(n, k)
-    values = codes.codes.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
-    return np.asarray(values * scales)
+    if codes.kind == "fp8":
+        return np.asarray(codes.codes.view(ml_dtypes.float8_e4m3fn).astype(np.float32) * scales)
+    grouped = codes.codes.reshape(n, groups, k // groups).astype(np.float32)
+    if codes.offsets is not None:
+        return (grouped * scales[:, :, None] + codes.offsets.astype(np.float32)[:, :, None]).reshape(n, k)
+    middle = np.float32(1 << (BITS[codes.kind] - 1))
+    zeros = np.full(scales.shape, middle) if codes.zeros is None else codes.zeros.astype(np.float32)
+    return ((grouped - zeros[:, :, None]) * scales[:, :, None]).reshape(n, k)
+
+
+def nearest(weight: np.ndarray, form: Format) -> Codes:
+    """Quantise float32 [N, K] to a format by round to nearest; no data is looked at. Raises StepError on overflow."""
+    import numpy as np
+
+    if form.kind == "fp8":
+        return fp8(weight)
+    rows = max(1, CHUNK_WEIGHTS // weight.shape[1])
+    parts = [_integers(weight[start : start + rows], form) for start in range(0, len(weight), rows)]
+    zeros = [part.zeros for part in parts if part.zeros is not None]
+    return Codes(
+        kind=form.kind, codes=np.concatenate([part.codes for part in parts]),
+        scales=np.concatenate([part.scales for part in parts]), zeros=np.concatenate(zeros) if zeros else None,
+    )
+
+
+def _integers(weight: np.ndarray, form: Format) -> Codes:
+    if form.kind == "int4":
+        return int4(weight, group_size=form.group_size, symmetric=form.symmetric)
+    return int8(weight, group_size=form.group_size)
+
+
+def int8(weight: np.ndarray, *, group_size: int) -> Codes:
+    """Quantise float32 [N, K] to symmetric int8, absmax / 127 a group: with 256 steps a search gains nothing."""
+    import numpy as np
+
+    n, k = weight.shape
+    grouped = weight.reshape(n, k // group_size, group_size).astype(np.float32)
+    scale = _rounded(np.abs(grouped).max(axis=2) / np.float32(127))
+    codes = np.clip(np.rint(grouped / scale[..., None]) + 128, 0, 255)
+    return Codes(kind="int8", codes=codes.astype(np.uint8).reshape(n, k), scales=scale.astype(np.float16))
 
 
 def int4(weight: np.ndarray, *, group_size: int, symmetric: bool) -> Codes:
@@ -72,6 +124,7 @@ def int4(weight: np.ndarray, *, group_size: int, symmetric: bool) -> Codes:
     assert best is not None
     _, scale, zero, codes = best
     return Codes(
+        kind="int4",
         codes=codes.astype(np.uint8).reshape(n, k),
         scales=scale.astype(np.float16),
         zeros=None if symmetric else zero.astype(np.uint8),
@@ -116,35 +169,33 @@ def fp8(weight: np.ndarray) -> Codes:
     scales = np.where(largest == 0, np.float32(1), largest / np.float32(FP8_MAX)).astype(np.float32)
     scales = np.maximum(scales, np.finfo(np.float32).tiny)
     clamped = np.clip(weight / scales, -FP8_MAX, FP8_MAX)
-    return Codes(codes=clamped.astype(ml_dtypes.float8_e4m3fn).view(np.uint8), scales=scales)
+    return Codes(kind="fp8", codes=clamped.astype(ml_dtypes.float8_e4m3fn).view(np.uint8), scales=scales)
 
 
 def save(layers: dict[str, Codes], path: Path) -> None:
-    """Write codes as safetensors: ``<layer>.codes``, ``.scales`` and, where there are any, ``.zeros``."""
+    """Write codes as safetensors: ``<layer>.codes``, ``.scales`` and, where there are any, ``.zeros``, ``.offsets``."""
     import numpy as np
     from safetensors.numpy import save_file
 
     tensors: dict[str, np.ndarray] = {}
     for layer in sorted(layers):
-        codes = layers[layer]
-        tensors[f"{layer}.codes"] = np.ascontiguousarray(codes.codes)
-        tensors[f"{layer}.scales"] = np.ascontiguousarray(codes.scales)
-        if codes.zeros is not None:
-            tensors[f"{layer}.zeros"] = np.ascontiguousarray(codes.zeros)
-    save_file(tensors, path)
+        for part in PARTS:
+            value = getattr(layers[layer], part)
+            if value is not None:
+                tensors[f"{layer}.{part}"] = np.ascontiguousarray(value)
+    kinds = {layer: layers[layer].kind for layer in sorted(layers)}
+    save_file(tensors, path, metadata={_KINDS: json.dumps(kinds)})
 
 
 def load(path: Path) -> dict[str, Codes]:
-    """Read codes back, by layer."""
-    from safetensors.numpy import load_file
+    """Read codes back, by layer; their arrays are mapped, not read."""
+    from hwc.quantise.weights import Weights
 
-    tensors = load_file(path)
-    layers = sorted(name.removesuffix(".codes") for name in tensors if name.endswith(".codes"))
+    stored = Weights(path)
+    kinds: dict[str, Kind] = json.loads(stored.metadata[_KINDS])
     return {
         layer: Codes(
-            codes=tensors[f"{layer}.codes"],
-            scales=tensors[f"{layer}.scales"],
-            zeros=tensors.get(f"{layer}.zeros"),
+            kind=kind, **{part: stored[f"{layer}.{part}"] for part in PARTS if f"{layer}.{part}" in stored}
         )
-        for layer in layers
+        for layer, kind in kinds.items()
     }

@@ -3,55 +3,71 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwc import onnx_io
 from hwc.errors import InternalError
 from hwc.quantise import codes as canonical
-from hwc.quantise.encodings import Packed, pack, unpack
+from hwc.quantise.codes import Codes
+from hwc.quantise.encodings import Packed, geometry_of, pack, unpack
+from hwc.quantise.formats import Kind
 from hwc.quantise.graph import apply
-from hwc.quantise.quantise import METHOD, read_layers, read_overrides
+from hwc.quantise.linears import SHARED, Linear
+from hwc.quantise.quantise import METHOD, read_layers, read_overrides, read_rows
 from hwc.quantise.scheme import Scheme
+from hwc.quantise.weights import Weights
 
 if TYPE_CHECKING:
     import numpy as np
 
 FLOAT_ARCHIVE = "float.irpa"
 LINEAR_ARCHIVE = "linears.irpa"
+EMBEDDING_ARCHIVE = "embeddings.irpa"
+ARCHIVES = (FLOAT_ARCHIVE, EMBEDDING_ARCHIVE, LINEAR_ARCHIVE)
 GRAPH = "graph.onnx"
 
 
-def encode(scheme: Scheme, encoding: str, captured: Path, quantised: Path, out: Path) -> None:
-    """Write ``float.irpa``, ``linears.irpa``, ``graph.onnx`` and ``audit.json``.
+def encode(scheme: Scheme, encodings: Mapping[Kind, str], captured: Path, quantised: Path, out: Path) -> None:
+    """Write the archives, ``graph.onnx`` and ``audit.json``.
 
     ``linears.irpa`` holds every weight of a linear in the scheme's form, and the biases that changed with it;
-    ``float.irpa`` everything else, with those biases as captured: it is the same file for every scheme, so a store
-    keeps it once. What was written is read back and compared.
+    ``embeddings.irpa``, where the model has any, its tables and head; ``float.irpa`` everything else, with those
+    biases as captured. The last is the same file for every scheme, and the one before for all that store embeddings
+    alike, so a store keeps them once. What was written is read back and compared.
     ``graph.onnx`` is the captured graph in the scheme, detached: the archives hold its weights (see restore.py).
     """
-    from safetensors.numpy import load_file
-
-    weights = load_file(captured / "weights.safetensors")
-    layers = json.loads((quantised / "layers.json").read_text())
-    linear_weights = {row["weight"] for row in layers if row["skip"] != "the weight is shared with another node"}
-    chosen = read_layers(quantised)
-    coded = canonical.load(quantised / "codes.safetensors") if chosen else {}
-    replaced = {linear.weight for linear in chosen}
-    floats = {name: value for name, value in weights.items() if name not in linear_weights}
-    kept = {name: value for name, value in weights.items() if name in linear_weights and name not in replaced}
-    packed = {key: value for layer, entry in coded.items() for key, value in pack(layer, entry, encoding).items()}
-    write_archive({name: _plain(value) for name, value in floats.items()}, out / FLOAT_ARCHIVE)
-    own = {**kept, **read_overrides(quantised)}
-    write_archive({**{name: _plain(value) for name, value in own.items()}, **packed}, out / LINEAR_ARCHIVE)
-    _read_back(coded, encoding, out / LINEAR_ARCHIVE)
-    graph = apply(scheme, chosen, onnx_io.load_graph(captured / "graph.onnx"), where=GRAPH)
+    weights, rows = Weights(captured / "weights.safetensors"), read_rows(quantised)
+    own: dict[str, list[Linear]] = {
+        archive: [row for row in rows if row.role == role and row.skip != SHARED]
+        for role, archive in (("linear", LINEAR_ARCHIVE), ("embedding", EMBEDDING_ARCHIVE))
+    }
+    apart = {row.weight for held in own.values() for row in held}
+    write_archive({name: _plain(weights[name]) for name in weights if name not in apart}, out / FLOAT_ARCHIVE)
+    coded = canonical.load(quantised / "codes.safetensors")
+    for archive, held in own.items():
+        entries = {row.weight: _plain(weights[row.weight]) for row in held if row.format is None}
+        if archive == LINEAR_ARCHIVE:
+            entries |= {name: _plain(value) for name, value in read_overrides(quantised).items()}
+        for row in held:
+            if row.format is not None:
+                entries |= pack(row.layer, coded[row.layer], encodings[row.format.kind])
+        if held or archive == LINEAR_ARCHIVE:
+            write_archive(entries, out / archive)
+            _read_back([row for row in held if row.format], coded, encodings, out / archive)
+    graph = apply(read_layers(quantised), onnx_io.load_graph(captured / "graph.onnx"), where=GRAPH)
     onnx_io.drop_notes(graph)
     onnx_io.save(graph, out / GRAPH)
-    facts = audit(scheme, layers, weights, [out / FLOAT_ARCHIVE, out / LINEAR_ARCHIVE])
+    facts = audit(scheme, rows, sum(map(weights.size, weights)), archives_in(out))
     facts |= {key: value for key, value in method_of(quantised).items() if key in ("method", "calibration")}
     (out / "audit.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
+
+
+def archives_in(folder: Path) -> list[Path]:
+    """Return the archives that a folder of encode's holds."""
+    return [folder / name for name in ARCHIVES if (folder / name).is_file()]
 
 
 def method_of(quantised: Path) -> dict[str, Any]:
@@ -95,34 +111,41 @@ def read_entries(index: Any) -> dict[str, bytes]:
     return found
 
 
-def _read_back(coded: Mapping[str, canonical.Codes], encoding: str, path: Path) -> None:
+def _read_back(
+    held: Sequence[Linear], coded: Mapping[str, Codes], encodings: Mapping[Kind, str], path: Path
+) -> None:
     """Raise InternalError unless the archive's bytes decode to exactly the canonical codes."""
     import numpy as np
 
     stored = read_archive(path)
-    for layer, entry in coded.items():
-        back = unpack(layer, stored, entry, encoding)
-        if not (np.array_equal(back.codes, entry.codes) and np.array_equal(back.scales, entry.scales)):
-            raise InternalError(f"encoding {encoding} does not give back the codes of {layer}", where=str(path))
+    for row in held:
+        entry = coded[row.layer]
+        back = unpack(row.layer, stored, entry.kind, geometry_of(entry), encodings[entry.kind])
+        for part in canonical.PARTS:
+            mine, found = getattr(entry, part), getattr(back, part)
+            if (mine is None) != (found is None) or (mine is not None and not np.array_equal(mine, found)):
+                raise InternalError(
+                    f"encoding {encodings[entry.kind]} does not give back the {part} of {row.layer}", where=str(path)
+                )
 
 
-def audit(
-    scheme: Scheme, layers: list[dict[str, Any]], weights: Mapping[str, np.ndarray], archives: list[Path]
-) -> dict[str, Any]:
+def audit(scheme: Scheme, rows: Sequence[Linear], parameters: int, archives: Sequence[Path]) -> dict[str, Any]:
     """Measure what a scheme did: bits per parameter over *all* parameters, and which layers it covered."""
-    total = sum(value.size for value in weights.values())
-    covered = [row for row in layers if row["quantised"]]
-    covered_parameters = sum(row["k"] * row["n"] for row in covered)
+    covered = [row for row in rows if row.format]
     size_bytes = sum(path.stat().st_size for path in archives)
+    formats: Counter[str] = Counter()
+    for row in covered:
+        formats[row.format.told() if row.format else ""] += row.parameters
     return {
         "scheme": scheme.name,
         "method": scheme.method,
-        "group_size": scheme.group_size,
-        "parameters": int(total),
+        "embeddings": scheme.embeddings,
+        "parameters": parameters,
+        "parameters_by_format": dict(sorted(formats.items())),
         "weights_bytes": size_bytes,
-        "bits_per_parameter": 8 * size_bytes / total if total else 0.0,
-        "layers": len(layers),
+        "bits_per_parameter": 8 * size_bytes / parameters if parameters else 0.0,
+        "layers": len(rows),
         "layers_quantised": len(covered),
-        "parameters_quantised_share": covered_parameters / total if total else 0.0,
-        "kept_float": [{"layer": row["layer"], "reason": row["skip"]} for row in layers if not row["quantised"]],
+        "parameters_quantised_share": sum(row.parameters for row in covered) / parameters if parameters else 0.0,
+        "kept_float": [{"layer": row.layer, "reason": row.skip} for row in rows if not row.format],
     }

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Literal
 
 from hwc.errors import IntegrityError
 from hwc.quantise.codes import Codes
+from hwc.quantise.formats import BITS, Kind, Zeros
 
 if TYPE_CHECKING:
     import numpy as np
 
-Part = Literal["codes", "scales", "zeros"]
+Part = Literal["codes", "scales", "zeros", "offsets"]
 DTYPE_BITS = {"i4": 4, "i8": 8, "f16": 16, "i32": 32, "f32": 32}
 """MLIR element type to its width in bits."""
 E4M3_NAN = 0x7F
@@ -42,7 +43,7 @@ class Geometry:
     k: int
     group: int
     """Weights along K that share a scale; ``k`` for one scale an output channel."""
-    zeros: bool
+    zeros: Zeros = "none"
 
     @property
     def groups(self) -> int:
@@ -69,13 +70,17 @@ Layout = dict[Part, TensorLayout]
 def layout(encoding: str, geometry: Geometry) -> Layout:
     """Return the parts of a packed weight with their dtypes and shapes.
 
-    | encoding | codes | scales | zeros (zero point − 8) | what it compiles for (IREE 3.13) |
-    |---|---|---|---|---|
-    | ``i4-grouped`` | i4 [N, G, g], code − 8 | f16 [N, G] | i8 [N, G] | llvm-cpu, cuda, rocm |
-    | ``u8-nibbles`` | i32 [N, G, g/8]: nibbles, even k low | f16 [N, G] | i8 [N, G] | these and Vulkan |
-    | ``e4m3-bits`` | i8 [N, K] | f32 [N] | – | these and Vulkan, but llvmpipe takes minutes |
-    | ``e4m3-words`` | i32 [N, K/4], the same bytes | f32 [N] | – | these and Vulkan |
+    | encoding | codes | scales | what it compiles for (IREE 3.13) |
+    |---|---|---|---|
+    | ``i4-grouped`` | i4 [N, G, g], code − 8 | f16 [N, G] | llvm-cpu, cuda, rocm |
+    | ``u8-nibbles`` | i32 [N, G, g/8]: nibbles, even k low | f16 [N, G] | these and Vulkan |
+    | ``i8-grouped`` | i8 [N, G, g], code − 128 | f16 [N, G] | llvm-cpu, cuda, rocm |
+    | ``u8-words`` | i32 [N, G, g/4]: the codes' bytes | f16 [N, G] | these and Vulkan |
+    | ``e4m3-bits`` | i8 [N, K] | f32 [N] | these and Vulkan, but llvmpipe takes minutes |
+    | ``e4m3-words`` | i32 [N, K/4], the same bytes | f32 [N] | these and Vulkan |
 
+    Grouped integers may have ``zeros``, i8 [N, G] (zero point − 8, or − 128), or ``offsets``, f16 [N, G]: what is
+    added to code · scale, with the code counted from 0.
     The bytes of ``u8-nibbles`` codes are those of MatMulNBits, read four at a time. On llvmpipe i4 vectors do not
     compile at 4 rows and more, and nibbles read as i8 gave wrong numbers or hung.
     Raises ValueError for an unknown encoding or sizes it cannot hold.
@@ -96,13 +101,17 @@ def _grouped(geometry: Geometry, dtype: str, per_element: int) -> Layout:
         "codes": TensorLayout(dtype=dtype, shape=(n, groups, group // per_element)),
         "scales": TensorLayout(dtype="f16", shape=(n, groups)),
     }
-    return {**parts, "zeros": TensorLayout(dtype="i8", shape=(n, groups))} if geometry.zeros else parts
+    if geometry.zeros == "point":
+        parts["zeros"] = TensorLayout(dtype="i8", shape=(n, groups))
+    elif geometry.zeros == "offset":
+        parts["offsets"] = TensorLayout(dtype="f16", shape=(n, groups))
+    return parts
 
 
 def _per_channel(geometry: Geometry, dtype: str, per_element: int) -> Layout:
     if geometry.k % per_element:
         raise ValueError(f"K = {geometry.k} is no multiple of {per_element}")
-    if geometry.zeros or geometry.groups != 1:
+    if geometry.zeros != "none" or geometry.groups != 1:
         raise ValueError("fp8 weights have one scale an output channel and no zero points")
     return {
         "codes": TensorLayout(dtype=dtype, shape=(geometry.n, geometry.k // per_element)),
@@ -113,37 +122,43 @@ def _per_channel(geometry: Geometry, dtype: str, per_element: int) -> Layout:
 _LAYOUTS: dict[str, Callable[[Geometry], Layout]] = {
     "i4-grouped": lambda geometry: _grouped(geometry, "i4", 1),
     "u8-nibbles": lambda geometry: _grouped(geometry, "i32", 8),
+    "i8-grouped": lambda geometry: _grouped(geometry, "i8", 1),
+    "u8-words": lambda geometry: _grouped(geometry, "i32", 4),
     "e4m3-bits": lambda geometry: _per_channel(geometry, "i8", 1),
     "e4m3-words": lambda geometry: _per_channel(geometry, "i32", 4),
 }
-INT4_ENCODINGS = ("i4-grouped", "u8-nibbles")
-FP8_ENCODINGS = ("e4m3-bits", "e4m3-words")
-_NIBBLE_FLIP = {"i4-grouped": 0x88, "u8-nibbles": 0x00}
-"""Flipping a nibble's top bit turns the code 0…15 into the two's complement of code − 8."""
+ENCODINGS: Mapping[Kind, tuple[str, ...]] = {
+    "int4": ("i4-grouped", "u8-nibbles"),
+    "int8": ("i8-grouped", "u8-words"),
+    "fp8": ("e4m3-bits", "e4m3-words"),
+}
+"""Kind of codes to the encodings that can hold them."""
+_FLIP = {"i4-grouped": 0x88, "i8-grouped": 0x80}
+"""Flipping a code's top bit turns it into the two's complement of code − 8, or − 128."""
 
 
 def geometry_of(entry: Codes) -> Geometry:
     """Return the sizes of a canonical weight: codes uint8 [N, K], scales [N, G]."""
     n, k = entry.codes.shape
-    return Geometry(n=n, k=k, group=k // entry.scales.shape[1], zeros=entry.zeros is not None)
+    return Geometry(n=n, k=k, group=k // entry.scales.shape[1], zeros=entry.zero_kind)
 
 
 def pack(layer: str, entry: Codes, encoding: str) -> dict[str, Packed]:
-    """Return ``<layer>.codes``, ``<layer>.scales`` and, where there are zero points, ``<layer>.zeros``.
+    """Return ``<layer>.codes``, ``<layer>.scales`` and, where there are any, ``<layer>.zeros`` or ``.offsets``.
 
-    Takes codes uint8 [N, K], scales float16 [N, G] (int4) or float32 [N, 1] (fp8), zeros uint8 [N, G]. Raises
-    ValueError for an unknown or unfit encoding; IntegrityError for codes past 15, an fp8 NaN (the kernels decode
-    it as ±480) or a scale that is not finite.
+    Raises ValueError for an unknown or unfit encoding; IntegrityError for codes past their range, an fp8 NaN (the
+    kernels decode it as ±480) or a scale that is not finite.
     """
     import numpy as np
 
     parts = layout(encoding, geometry_of(entry))
     _check(layer, entry, encoding)
-    arrays: dict[Part, np.ndarray] = {"codes": entry.codes, "scales": entry.scales}
-    if encoding in INT4_ENCODINGS:
-        arrays["codes"] = (entry.codes[:, 0::2] | (entry.codes[:, 1::2] << 4)) ^ np.uint8(_NIBBLE_FLIP[encoding])
+    codes = entry.codes
+    if entry.kind == "int4":
+        codes = codes[:, 0::2] | (codes[:, 1::2] << 4)
+    arrays = {"codes": codes ^ np.uint8(_FLIP.get(encoding, 0)), "scales": entry.scales, "offsets": entry.offsets}
     if entry.zeros is not None:
-        arrays["zeros"] = (entry.zeros.astype(np.int16) - 8).astype(np.int8)
+        arrays["zeros"] = (entry.zeros.astype(np.int16) - _middle(entry.kind)).astype(np.int8)
     made = {part: np.ascontiguousarray(arrays[part]) for part in parts}
     assert all(made[part].nbytes == parts[part].byte_count for part in parts)
     return {
@@ -152,26 +167,31 @@ def pack(layer: str, entry: Codes, encoding: str) -> dict[str, Packed]:
     }
 
 
-def unpack(layer: str, stored: Mapping[str, bytes], entry: Codes, encoding: str) -> Codes:
-    """Return the canonical codes that an archive's bytes stand for; of ``entry`` only the shapes are used.
+def _middle(kind: Kind) -> int:
+    return 1 << (BITS[kind] - 1)
+
+
+def unpack(layer: str, stored: Mapping[str, bytes], kind: Kind, geometry: Geometry, encoding: str) -> Codes:
+    """Return the canonical codes that an archive's bytes stand for.
 
     Raises IntegrityError if a part is missing or has another length than its layout.
     """
     import numpy as np
 
-    geometry = geometry_of(entry)
-    raw = {part: _stored(f"{layer}.{part}", stored, kind) for part, kind in layout(encoding, geometry).items()}
-    codes = np.frombuffer(raw["codes"], np.uint8).reshape(geometry.n, -1)
-    if encoding in FP8_ENCODINGS:
-        return Codes(codes=codes, scales=np.frombuffer(raw["scales"], np.float32).reshape(entry.scales.shape))
-    plain = codes ^ np.uint8(_NIBBLE_FLIP[encoding])
-    nibbles = np.stack([plain & 0x0F, plain >> 4], axis=-1).reshape(geometry.n, geometry.k)
-    scales = np.frombuffer(raw["scales"], np.float16).reshape(entry.scales.shape)
-    back = Codes(codes=nibbles, scales=scales)
-    if not geometry.zeros:
+    raw = {part: _stored(f"{layer}.{part}", stored, kept) for part, kept in layout(encoding, geometry).items()}
+    codes = np.frombuffer(raw["codes"], np.uint8).reshape(geometry.n, -1) ^ np.uint8(_FLIP.get(encoding, 0))
+    if kind == "fp8":
+        return Codes(kind=kind, codes=codes, scales=np.frombuffer(raw["scales"], np.float32).reshape(-1, 1))
+    if kind == "int4":
+        codes = np.stack([codes & 0x0F, codes >> 4], axis=-1).reshape(geometry.n, geometry.k)
+    shape = (geometry.n, geometry.groups)
+    back = Codes(kind=kind, codes=codes, scales=np.frombuffer(raw["scales"], np.float16).reshape(shape))
+    if geometry.zeros == "offset":
+        return replace(back, offsets=np.frombuffer(raw["offsets"], np.float16).reshape(shape))
+    if geometry.zeros == "none":
         return back
-    zeros = (np.frombuffer(raw["zeros"], np.int8).astype(np.int16) + 8).astype(np.uint8)
-    return replace(back, zeros=zeros.reshape(entry.scales.shape))
+    zeros = (np.frombuffer(raw["zeros"], np.int8).astype(np.int16) + _middle(kind)).astype(np.uint8)
+    return replace(back, zeros=zeros.reshape(shape))
 
 
 def _stored(key: str, stored: Mapping[str, bytes], kind: TensorLayout) -> bytes:
@@ -184,13 +204,16 @@ def _stored(key: str, stored: Mapping[str, bytes], kind: TensorLayout) -> bytes:
 def _check(layer: str, entry: Codes, encoding: str) -> None:
     import numpy as np
 
-    int4 = encoding in INT4_ENCODINGS
-    wanted = np.float16 if int4 else np.float32
+    if encoding not in ENCODINGS[entry.kind]:
+        raise ValueError(f"{encoding} does not hold {entry.kind} codes")
+    wanted = np.float32 if entry.kind == "fp8" else np.float16
     if entry.codes.dtype != np.uint8 or entry.scales.dtype != wanted:
         raise ValueError(f"{encoding} takes uint8 codes and {wanted.__name__} scales, not those of {layer}")
-    if int4 and max(int(part.max(initial=0)) for part in (entry.codes, entry.zeros) if part is not None) > 15:
+    integers = [part for part in (entry.codes, entry.zeros) if part is not None]
+    if entry.kind == "int4" and max(int(part.max(initial=0)) for part in integers) > 15:
         raise IntegrityError("an int4 code or zero point is past 15", where=layer)
-    if not int4 and ((entry.codes & 0x7F) == E4M3_NAN).any():
+    if entry.kind == "fp8" and ((entry.codes & 0x7F) == E4M3_NAN).any():
         raise IntegrityError("an fp8 weight holds NaN", where=layer, hint="the checkpoint is damaged")
-    if not np.isfinite(entry.scales).all():
-        raise IntegrityError("a scale is NaN or infinite", where=layer, hint="the checkpoint is damaged")
+    for part in (entry.scales, entry.offsets):
+        if part is not None and not np.isfinite(part).all():
+            raise IntegrityError("a scale is NaN or infinite", where=layer, hint="the checkpoint is damaged")

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from hwc.quantise import codes as canonical
 from hwc.quantise import gptq
-from hwc.quantise.calibrate import Solved
+from hwc.quantise.codes import Codes
+from hwc.quantise.finished import Solved
+from hwc.quantise.formats import Format
 from hwc.quantise.grid import Grid, search_fp8, search_int4
 from hwc.quantise.hessian import Moments, Problem, problem, shift
 from hwc.quantise.linears import Linear
-from hwc.quantise.scheme import Scheme
 from hwc.quantise.weights import Weights
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 class Fit:
     """A solver: GPTQ on the scheme's grid, polished; a bias takes up the shift of the mean output."""
 
-    scheme: Scheme
     weights: Weights
     biases: Mapping[str, str]
     """The bias weight of each layer that has one of its own."""
@@ -35,27 +35,32 @@ class Fit:
         """Return codes for a weight, float32 [N, K]."""
         bias = self.biases.get(linear.layer)
         stated = problem(weight, moments, centred=bias is not None, drift_share=self.drift_share)
-        grid, codes = gptq.solve(stated, self._grid(stated), self.polish)
-        finished = grid.finish(codes)
+        assert linear.format is not None
+        finished = self._solved(stated, linear.format)
         decoded = canonical.dequantise(finished)
-        moved = None
+        changed = {}
         if bias is not None:
             old = self.weights[bias]
-            moved = (bias, (old + shift(weight, decoded, moments)).astype(old.dtype))
-        return Solved(codes=finished, decoded=decoded, bias=moved, relative_error=_relative(stated, decoded))
+            changed[bias] = (old + shift(weight, decoded, moments)).astype(old.dtype)
+        return Solved(codes=finished, changed=changed, relative_error=_relative(stated, decoded))
 
-    def _grid(self, stated: Problem) -> Grid:
-        importance = stated.hessian.diagonal().astype("float32")
-        if self.scheme.kind == "fp8":
-            return search_fp8(stated.target, importance)
-        return search_int4(
-            stated.target, importance, group_size=self.scheme.group_size, symmetric=self.scheme.symmetric
-        )
+    def _solved(self, stated: Problem, form: Format) -> Codes:
+        if form.kind == "int8":  # 256 steps: what GPTQ would gain is below what calibration data can tell
+            return canonical.nearest(stated.target, form)
+        grid, values = gptq.solve(stated, _grid(stated, form), self.polish)
+        return grid.finish(values)
+
+
+def _grid(stated: Problem, form: Format) -> Grid:
+    importance = stated.metric.hessian.diagonal()
+    if form.kind == "fp8":
+        return search_fp8(stated.target, importance)
+    return search_int4(stated.target, importance, group_size=form.group_size, symmetric=form.symmetric)
 
 
 def _relative(stated: Problem, decoded: np.ndarray) -> float:
     import numpy as np
 
-    hessian, target = stated.hessian.astype(np.float32), stated.target.T
+    hessian, target = stated.metric.hessian, stated.target.T
     size = gptq.loss(target, hessian, np.zeros_like(target))
     return gptq.loss(target, hessian, decoded.T) / size if size else 0.0

@@ -1,7 +1,7 @@
-"""GPTQ: codes chosen column by column, each error spread over the columns not yet chosen; then polished.
+"""GPTQ: values chosen column by column, each error spread over the columns not yet chosen; then polished.
 
 Source: Frantar et al., GPTQ (2023), with static groups and columns by descending Hessian diagonal. The polish is
-coordinate descent on the same objective, and scales refitted by least squares with the codes held.
+coordinate descent on the same objective, and scales refitted by least squares with the steps held.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hwc.errors import StepError
 from hwc.quantise.grid import Grid, Int4Grid
 from hwc.quantise.hessian import Problem
 
 if TYPE_CHECKING:
     import numpy as np
 
-BLOCK = 128
-"""Columns whose errors are gathered into one matrix product."""
+BLOCK = 32
+"""Columns whose errors are gathered into one matrix product: up to there they are spread one by one, in cache."""
 REFIT_BYTES = 64 << 20
 """Bound on the normal equations held at once while scales are refitted."""
 RIDGE = 1e-3
@@ -36,98 +35,81 @@ class Polish:
 
 
 def solve(problem: Problem, grid: Grid, polish: Polish) -> tuple[Grid, np.ndarray]:
-    """Return a grid and codes, uint8 [K, N], for a problem; raise StepError if its Hessian is not positive."""
-    hessian, target = problem.hessian.astype("float32"), problem.target.T.copy()
-    codes = sweep(problem, grid)
+    """Return a grid and values on it, float32 [K, N], for a problem."""
+    hessian, target = problem.metric.hessian, problem.target.T.copy()
+    values = sweep(problem, grid)
     for number in range(polish.rounds):
         if number and isinstance(grid, Int4Grid):
-            grid = refit(target, hessian, grid, codes)
+            grid, values = refit(target, hessian, grid, values)
         for _ in range(polish.descents):
-            descend(target, hessian, grid, codes)
+            descend(target, hessian, grid, values)
     if polish.rounds and isinstance(grid, Int4Grid):
-        grid = refit(target, hessian, grid, codes)
-    return grid, codes
+        grid, values = refit(target, hessian, grid, values)
+    return grid, values
 
 
 def sweep(problem: Problem, grid: Grid) -> np.ndarray:
-    """Return codes, uint8 [K, N], by GPTQ's sweep."""
+    """Return values on the grid, float32 [K, N], by GPTQ's sweep."""
     import numpy as np
 
-    order = np.argsort(-problem.hessian.diagonal(), kind="stable")
-    upper = _inverse_factor(problem.hessian[np.ix_(order, order)])
+    order, upper = problem.metric.order, problem.metric.upper.astype(np.float32)
     rest = np.ascontiguousarray(problem.target.T[order])
-    codes = np.empty(rest.shape, np.uint8)
+    values = np.empty_like(rest)
     k = len(order)
     for start in range(0, k, BLOCK):
         stop = min(start + BLOCK, k)
-        errors = np.empty((stop - start, rest.shape[1]), np.float32)
-        for row in range(start, stop):
-            column = int(order[row])
-            codes[column] = grid.encode(rest[row], column)
-            error = (rest[row] - grid.decode(codes[column], column)) / upper[row, row]
-            rest[row + 1 : stop] -= upper[row, row + 1 : stop, None] * error
-            errors[row - start] = error
-        rest[stop:] -= upper[start:stop, stop:].T @ errors
-    return codes
+        panel, spread = rest[start:stop], upper[start:stop]
+        errors = np.empty_like(panel)
+        for row, column in enumerate(order[start:stop].tolist()):
+            values[column] = grid.nearest(panel[row], column)
+            np.subtract(panel[row], values[column], out=errors[row])
+            errors[row] /= spread[row, start + row]
+            panel[row + 1 :] -= spread[row, start + row + 1 : stop, None] * errors[row]
+        rest[stop:] -= spread[:, stop:].T @ errors
+    return values
 
 
-def _inverse_factor(hessian: np.ndarray) -> np.ndarray:
-    """Return the upper U, float32 [K, K], with Uᵀ·U = H⁻¹; from H = R·Rᵀ with R upper, U = R⁻¹."""
-    import numpy as np
-
-    try:
-        lower = np.linalg.cholesky(hessian[::-1, ::-1])
-    except np.linalg.LinAlgError as error:
-        raise StepError(
-            "a layer's calibration inputs give no positive Hessian", hint="use more or other calibration data"
-        ) from error
-    inverse: np.ndarray = np.linalg.inv(lower)[::-1, ::-1].astype(np.float32)
-    return np.triu(inverse)
-
-
-def decode(grid: Grid, codes: np.ndarray) -> np.ndarray:
-    """Return the float32 [K, N] values of all codes."""
-    import numpy as np
-
-    return np.stack([grid.decode(codes[column], column) for column in range(len(codes))])
-
-
-def loss(target: np.ndarray, hessian: np.ndarray, decoded: np.ndarray) -> float:
-    """Return ``tr(Eᵀ·H·E)`` for E = target − decoded, both float32 [K, N]."""
-    error = target - decoded
+def loss(target: np.ndarray, hessian: np.ndarray, values: np.ndarray) -> float:
+    """Return ``tr(Eᵀ·H·E)`` for E = target − values, both float32 [K, N]."""
+    error = target - values
     return float((error * (hessian @ error)).sum(dtype="float64"))
 
 
-def descend(target: np.ndarray, hessian: np.ndarray, grid: Grid, codes: np.ndarray) -> None:
-    """Give each column in turn the codes that are best while the others are held, in place; the loss never rises."""
+def descend(target: np.ndarray, hessian: np.ndarray, grid: Grid, values: np.ndarray) -> None:
+    """Give each column in turn the values that are best while the others are held, in place; the loss never rises."""
     import numpy as np
 
-    decoded = decode(grid, codes)
-    slope = hessian @ (target - decoded)
-    for start in range(0, len(codes), BLOCK):
-        stop = min(start + BLOCK, len(codes))
-        moves = np.empty((stop - start, codes.shape[1]), np.float32)
-        local = slope[start:stop].copy()
-        for column in range(start, stop):
-            row = column - start
-            codes[column] = grid.encode(decoded[column] + local[row] / hessian[column, column], column)
-            moves[row] = grid.decode(codes[column], column) - decoded[column]
-            local -= hessian[start:stop, column, None] * moves[row]
-        slope -= hessian[:, start:stop] @ moves
+    slope = hessian @ (target - values)
+    k = len(values)
+    for start in range(0, k, BLOCK):
+        stop = min(start + BLOCK, k)
+        panel, curve = slope[start:stop], hessian[start:stop]
+        moves = np.empty_like(panel)
+        for row in range(stop - start):
+            column = start + row
+            found = grid.nearest(values[column] + panel[row] / curve[row, column], column)
+            np.subtract(found, values[column], out=moves[row])
+            values[column] = found
+            panel[row + 1 :] -= curve[row, column + 1 : stop, None] * moves[row]
+        slope[stop:] -= curve[:, stop:].T @ moves
 
 
-def refit(target: np.ndarray, hessian: np.ndarray, grid: Int4Grid, codes: np.ndarray) -> Int4Grid:
-    """Refit all scales of each output channel together by least squares, codes held; keep those that help."""
+def refit(
+    target: np.ndarray, hessian: np.ndarray, grid: Int4Grid, values: np.ndarray
+) -> tuple[Int4Grid, np.ndarray]:
+    """Refit all scales of each output channel together by least squares, steps held; keep those that help."""
     import numpy as np
 
     groups, n = grid.scales.shape
-    rows = max(1, REFIT_BYTES // (4 * groups * groups + 12 * len(codes)))
-    scales = grid.scales.copy()
+    rows = max(1, REFIT_BYTES // (4 * groups * groups + 12 * len(values)))
+    scales, moved = grid.scales.copy(), np.empty_like(values)
     for start in range(0, n, rows):
         part = slice(start, start + rows)
-        steps = codes[:, part].astype(np.float32) - np.repeat(grid.zeros[:, part], grid.group_size, axis=0)
-        scales[:, part] = _refitted(target[:, part], hessian, steps, grid.scales[:, part])
-    return dataclasses.replace(grid, scales=scales)
+        old = grid.scales[:, part]
+        steps = np.rint(values[:, part] / np.repeat(old, grid.group_size, axis=0))
+        scales[:, part] = _refitted(target[:, part], hessian, steps, old)
+        moved[:, part] = steps * np.repeat(scales[:, part], grid.group_size, axis=0)
+    return dataclasses.replace(grid, scales=scales), moved
 
 
 def _refitted(target: np.ndarray, hessian: np.ndarray, steps: np.ndarray, old: np.ndarray) -> np.ndarray:
@@ -138,8 +120,11 @@ def _refitted(target: np.ndarray, hessian: np.ndarray, steps: np.ndarray, old: n
     size = len(steps) // groups
     curve = np.empty((groups, groups, n), np.float32)
     for group in range(groups):
-        own = slice(group * size, (group + 1) * size)
-        curve[group] = ((hessian[:, own] @ steps[own]) * steps).reshape(groups, size, n).sum(axis=1)
+        own, stop = slice(group * size, (group + 1) * size), (group + 1) * size
+        product = hessian[:stop, own] @ steps[own]
+        product *= steps[:stop]
+        curve[group, : group + 1] = product.reshape(group + 1, size, n).sum(axis=1)
+        curve[:group, group] = curve[group, :group]
     wanted = (steps * (hessian @ target)).reshape(groups, size, n).sum(axis=1)
     a, b, s = curve.transpose(2, 0, 1).astype(np.float64), wanted.T.astype(np.float64), old.T.astype(np.float64)
     diagonal = np.einsum("nii->ni", a)
@@ -150,6 +135,6 @@ def _refitted(target: np.ndarray, hessian: np.ndarray, steps: np.ndarray, old: n
     made = np.where((made == 0) | ~np.isfinite(made), s, made)
 
     def cost(x: np.ndarray) -> np.ndarray:
-        return np.asarray(np.einsum("ni,nij,nj->n", x, a, x) - 2 * (x * b).sum(axis=1))
+        return np.asarray((x * ((a @ x[..., None])[..., 0] - 2 * b)).sum(axis=1))
 
     return np.where((cost(made) < cost(s))[:, None], made, s).T.astype(np.float32)

@@ -21,19 +21,16 @@ FP8_RATIOS = tuple(2.0 ** (step / 8) for step in range(8))
 class Grid(Protocol):
     """Rounds one column of a weight [N] at a time."""
 
-    def encode(self, values: np.ndarray, column: int) -> np.ndarray:
-        """Return the codes, uint8 [N], of the values nearest to the given ones."""
+    def nearest(self, values: np.ndarray, column: int) -> np.ndarray:
+        """Return the values on the grid, float32 [N], that are nearest to the given ones."""
 
-    def decode(self, codes: np.ndarray, column: int) -> np.ndarray:
-        """Return the values, float32 [N], that codes stand for."""
-
-    def finish(self, codes: np.ndarray) -> Codes:
-        """Return canonical codes from uint8 [K, N]."""
+    def finish(self, values: np.ndarray) -> Codes:
+        """Return canonical codes of values on the grid, float32 [K, N]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Int4Grid:
-    """Sixteen equal steps a group: ``(code − zero) · scale``."""
+    """Sixteen equal steps a group: ``step · scale`` for whole steps from −zero to 15 − zero."""
 
     scales: np.ndarray
     """float32 [G, N], each of them a float16; negative where the longer side of a symmetric group is positive."""
@@ -42,29 +39,34 @@ class Int4Grid:
     group_size: int
     symmetric: bool
 
-    def encode(self, values: np.ndarray, column: int) -> np.ndarray:
+    def nearest(self, values: np.ndarray, column: int) -> np.ndarray:
         """Round to the nearest of sixteen values."""
-        import numpy as np
-
         group = column // self.group_size
-        codes: np.ndarray = np.clip(np.rint(values / self.scales[group]) + self.zeros[group], 0, 15).astype(np.uint8)
-        return codes
+        return _rounded(values, self.scales[group], self.zeros[group])
 
-    def decode(self, codes: np.ndarray, column: int) -> np.ndarray:
-        """Multiply as ONNX Runtime does."""
-        group = column // self.group_size
-        decoded: np.ndarray = (codes - self.zeros[group]) * self.scales[group]
-        return decoded
-
-    def finish(self, codes: np.ndarray) -> Codes:
+    def finish(self, values: np.ndarray) -> Codes:
         """Lay codes out as [N, K] with float16 scales."""
         import numpy as np
 
+        codes = np.rint(values / np.repeat(self.scales, self.group_size, axis=0))
+        codes += np.repeat(self.zeros, self.group_size, axis=0)
         return Codes(
-            codes=np.ascontiguousarray(codes.T),
+            kind="int4",
+            codes=np.ascontiguousarray(codes.astype(np.uint8).T),
             scales=np.ascontiguousarray(self.scales.T).astype(np.float16),
             zeros=None if self.symmetric else np.ascontiguousarray(self.zeros.T).astype(np.uint8),
         )
+
+
+def _rounded(values: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    steps: np.ndarray = values / scale
+    np.rint(steps, out=steps)
+    np.maximum(steps, -zero, out=steps)
+    np.minimum(steps, 15 - zero, out=steps)
+    steps *= scale
+    return steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,28 +76,37 @@ class Fp8Grid:
     scales: np.ndarray
     """float32 [N]."""
 
-    def encode(self, values: np.ndarray, column: int) -> np.ndarray:  # noqa: ARG002
-        """Clamp, then cast: E4M3 has no infinity."""
-        import ml_dtypes
+    def nearest(self, values: np.ndarray, column: int) -> np.ndarray:  # noqa: ARG002
+        """Clamp, then round, ties to even: E4M3 has no infinity."""
         import numpy as np
 
-        clamped = np.clip(values / self.scales, -FP8_MAX, FP8_MAX).astype(np.float32)
-        codes: np.ndarray = clamped.astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
-        return codes
+        scaled = np.clip(values / self.scales, -FP8_MAX, FP8_MAX)
+        rounded: np.ndarray = round_e4m3(scaled) * self.scales
+        return rounded
 
-    def decode(self, codes: np.ndarray, column: int) -> np.ndarray:  # noqa: ARG002
-        """Look the values up and scale them."""
-        import ml_dtypes
-        import numpy as np
-
-        decoded: np.ndarray = codes.view(ml_dtypes.float8_e4m3fn).astype(np.float32) * self.scales
-        return decoded
-
-    def finish(self, codes: np.ndarray) -> Codes:
+    def finish(self, values: np.ndarray) -> Codes:
         """Lay codes out as [N, K]."""
+        import ml_dtypes
         import numpy as np
 
-        return Codes(codes=np.ascontiguousarray(codes.T), scales=self.scales[:, None].astype(np.float32))
+        codes = round_e4m3(values / self.scales).astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
+        return Codes(kind="fp8", codes=np.ascontiguousarray(codes.T), scales=self.scales[:, None].astype(np.float32))
+
+
+def round_e4m3(values: np.ndarray) -> np.ndarray:
+    """Round float32 within ±448 to E4M3 as a cast does, ties to even.
+
+    A value of 2^e ≤ |x| < 2^(e+1) is a multiple of 2^(e−3), below 2^−6 of 2^−9. Adding 1.5 · 2^23 such steps leaves no
+    bits below one, so the sum is rounded to whole ones.
+    """
+    import numpy as np
+
+    power = (values.view(np.uint32) & np.uint32(0x7F800000)).view(np.float32)
+    np.maximum(power, np.float32(2.0**-6), out=power)
+    power *= np.float32(1.5 * 2**20)
+    rounded: np.ndarray = values + power
+    rounded -= power
+    return rounded
 
 
 def search_int4(weight: np.ndarray, importance: np.ndarray, *, group_size: int, symmetric: bool) -> Int4Grid:
@@ -107,31 +118,39 @@ def search_int4(weight: np.ndarray, importance: np.ndarray, *, group_size: int, 
     import numpy as np
 
     n, k = weight.shape
-    grouped = np.ascontiguousarray(weight.T).reshape(k // group_size, group_size, n)
-    weights = importance.astype(np.float32).reshape(k // group_size, group_size, 1)
-    best: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
-    for scale, zero in _candidates(grouped, symmetric=symmetric):
-        codes = np.clip(np.rint(grouped / scale[:, None]) + zero[:, None], 0, 15)
-        error = ((((codes - zero[:, None]) * scale[:, None] - grouped) ** 2) * weights).sum(axis=1)
-        if best is None:
-            best = (error, scale, zero)
-            continue
-        better = error < best[0]
-        best = (
-            np.where(better, error, best[0]), np.where(better, scale, best[1]), np.where(better, zero, best[2])
+    scales, zeros = np.empty((k // group_size, n), np.float32), np.empty((k // group_size, n), np.float32)
+    for group in range(k // group_size):  # one group at a time stays in cache
+        own = slice(group * group_size, (group + 1) * group_size)
+        scales[group], zeros[group] = _searched(
+            np.ascontiguousarray(weight[:, own].T), importance[own].astype(np.float32), symmetric=symmetric
         )
-    assert best is not None
-    return Int4Grid(scales=best[1], zeros=best[2], group_size=group_size, symmetric=symmetric)
+    return Int4Grid(scales=scales, zeros=zeros, group_size=group_size, symmetric=symmetric)
 
 
-def _candidates(grouped: np.ndarray, *, symmetric: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+def _searched(values: np.ndarray, importance: np.ndarray, *, symmetric: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return scale and zero point [N] of one group, float32 [group, N]."""
+    import numpy as np
+
+    least = np.full(values.shape[1], np.inf, np.float32)
+    best = (np.ones_like(least), np.zeros_like(least))
+    for scale, zero in _candidates(values, symmetric=symmetric):
+        error = _rounded(values, scale, zero)
+        error -= values
+        cost = importance @ np.square(error, out=error)
+        better = cost < least
+        least = np.where(better, cost, least)
+        best = (np.where(better, scale, best[0]), np.where(better, zero, best[1]))
+    return best
+
+
+def _candidates(values: np.ndarray, *, symmetric: bool) -> list[tuple[np.ndarray, np.ndarray]]:
     import numpy as np
 
     if symmetric:
-        eighth = np.abs(grouped).max(axis=1) / np.float32(8)
+        eighth = np.abs(values).max(axis=0) / np.float32(8)
         steps = [half_exact(eighth * np.float32(sign * ratio)) for ratio in SYMMETRIC_RATIOS for sign in (1, -1)]
         return [(step, np.full(step.shape, 8, np.float32)) for step in steps]
-    low, high = np.minimum(grouped.min(axis=1), 0), np.maximum(grouped.max(axis=1), 0)
+    low, high = np.minimum(values.min(axis=0), 0), np.maximum(values.max(axis=0), 0)
     made: list[tuple[np.ndarray, np.ndarray]] = []
     for ratio in ASYMMETRIC_RATIOS:
         scale = half_exact((high - low) * np.float32(ratio / 15))
@@ -161,7 +180,7 @@ def search_fp8(weight: np.ndarray, importance: np.ndarray) -> Fp8Grid:
     best_error, best = np.full(len(weight), np.inf, np.float32), plain
     for ratio in FP8_RATIOS:  # nothing is clipped; what changes is where values fall on the grid
         grid = Fp8Grid(scales=plain * np.float32(ratio))
-        decoded = grid.decode(grid.encode(weight.T, 0), 0).T
+        decoded = grid.nearest(weight.T, 0).T
         error = (((decoded - weight) ** 2) * importance[None, :]).sum(axis=1)
         best = np.where(error < best_error, grid.scales, best)
         best_error = np.minimum(error, best_error)

@@ -5,13 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hwc.errors import StepError
+from hwc.quantise.together import together
+
 if TYPE_CHECKING:
     import numpy as np
 
-FLUSH_ROWS = 1024
+FLUSH_ROWS = 2048
 """Rows gathered before a product: short sequences one by one would spend their time adding K × K numbers."""
 DAMP = 0.01
 """Share of the mean diagonal that is added to a Hessian (Frantar et al., GPTQ, 2023)."""
+LEAF = 64
+"""Rows up to which a triangular matrix is inverted as any other."""
 
 
 class Moments:
@@ -28,6 +33,7 @@ class Moments:
         self.float_sum = np.zeros(k, np.float64)
         self.quantised_sum = np.zeros(k, np.float64)
         self._pending: list[tuple[np.ndarray, np.ndarray]] = []
+        self._metrics: dict[bool, Metric] = {}
 
     def add(self, float_rows: np.ndarray, quantised_rows: np.ndarray) -> None:
         """Take float32 rows [T, K] of both streams, in the same order."""
@@ -44,22 +50,103 @@ class Moments:
 
         if not self._pending:
             return
-        exact = np.concatenate([rows for rows, _ in self._pending])
+        same = all(exact is seen for exact, seen in self._pending)
         seen = np.concatenate([rows for _, rows in self._pending])
+        if same:
+            self.gram += seen.T @ seen
+        else:
+            exact = np.concatenate([rows for rows, _ in self._pending])
+            exact -= seen
+            gram, drift = together(lambda: seen.T @ seen, lambda: exact.T @ seen)
+            self.gram += gram
+            self.drift += drift
         self._pending.clear()
-        self.gram += seen.T @ seen
-        if exact is not seen:
-            self.drift += (exact - seen).T @ seen
+
+    def metric(self, *, centred: bool) -> Metric:
+        """Return the metric of these inputs; linears that share them share it. Raises StepError if not positive."""
+        if centred not in self._metrics:
+            self._metrics[centred] = _metric(self, centred=centred)
+        return self._metrics[centred]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A damped Hessian and what is solved with it."""
+
+    hessian: np.ndarray
+    """float32 [K, K]."""
+    order: np.ndarray
+    """int [K]: columns by descending diagonal."""
+    upper: np.ndarray
+    """float64 [K, K]: the upper U with Uᵀ·U = H⁻¹, rows and columns in that order."""
+    dead: np.ndarray
+    """bool [K]: inputs that are always zero."""
+
+    def solve(self, right: np.ndarray) -> np.ndarray:
+        """Return H⁻¹ · right for float64 [K, N]."""
+        import numpy as np
+
+        solved: np.ndarray = np.empty_like(right)
+        solved[self.order] = self.upper.T @ (self.upper @ right[self.order])
+        return solved
+
+
+def metric_of(hessian: np.ndarray, dead: np.ndarray | None = None) -> Metric:
+    """Factor a float64 Hessian [K, K]; raise StepError if it is not positive.
+
+    From the reversed H = R·Rᵀ with R lower, U = R⁻¹ reversed back.
+    """
+    import numpy as np
+
+    order = np.argsort(-hessian.diagonal(), kind="stable")
+    back = order[::-1]
+    try:
+        lower = np.linalg.cholesky(hessian[np.ix_(back, back)])
+    except np.linalg.LinAlgError as error:
+        raise StepError(
+            "a layer's calibration inputs give no positive Hessian", hint="use more or other calibration data"
+        ) from error
+    upper = np.ascontiguousarray(_inverse(lower)[::-1, ::-1])
+    none = np.zeros(len(hessian), np.bool_) if dead is None else dead
+    return Metric(hessian=hessian.astype(np.float32), order=order, upper=upper, dead=none)
+
+
+def _inverse(lower: np.ndarray) -> np.ndarray:
+    """Invert a lower triangular matrix by halves: most of the work becomes matrix products."""
+    import numpy as np
+
+    if len(lower) <= LEAF:
+        return np.tril(np.linalg.inv(lower))
+    half = len(lower) // 2
+    first, last = _inverse(lower[:half, :half]), _inverse(lower[half:, half:])
+    made = np.zeros_like(lower)
+    made[:half, :half], made[half:, half:] = first, last
+    made[half:, :half] = -last @ (lower[half:, :half] @ first)
+    return made
+
+
+def _metric(moments: Moments, *, centred: bool) -> Metric:
+    import numpy as np
+
+    hessian = moments.gram.copy()
+    if centred and moments.rows:
+        hessian -= np.outer(moments.quantised_sum, moments.quantised_sum / moments.rows)
+    diagonal = hessian.diagonal().copy()
+    dead = diagonal <= 0
+    mean_diagonal = float(diagonal[~dead].mean()) if (~dead).any() else 1.0
+    hessian[dead, :] = 0
+    hessian[:, dead] = 0
+    hessian[np.diag_indices_from(hessian)] += DAMP * mean_diagonal
+    return metric_of(hessian, dead)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Find codes whose weight Q[N, K] has the least ``tr((target − Q) · hessian · (target − Q)ᵀ)``."""
+    """Find codes whose weight Q[N, K] has the least ``tr((target − Q) · H · (target − Q)ᵀ)``."""
 
     target: np.ndarray
     """float32 [N, K]: the weight, moved to make up for what the layers before lost."""
-    hessian: np.ndarray
-    """float64 [K, K], damped."""
+    metric: Metric
 
 
 def problem(weight: np.ndarray, moments: Moments, *, centred: bool, drift_share: float) -> Problem:
@@ -71,22 +158,18 @@ def problem(weight: np.ndarray, moments: Moments, *, centred: bool, drift_share:
     """
     import numpy as np
 
-    hessian, drift = moments.gram.copy(), moments.drift
-    if centred and moments.rows:
-        mean = moments.quantised_sum / moments.rows
-        hessian -= np.outer(moments.quantised_sum, mean)
-        drift = drift - np.outer(moments.float_sum - moments.quantised_sum, mean)
-    diagonal = hessian.diagonal().copy()
-    dead = diagonal <= 0
-    mean_diagonal = float(diagonal[~dead].mean()) if (~dead).any() else 1.0
-    hessian[dead, :] = 0
-    hessian[:, dead] = 0
-    hessian[np.diag_indices_from(hessian)] += DAMP * mean_diagonal
-    target = weight.astype(np.float64)
-    if drift_share and drift.any():
-        drift = np.where(dead[None, :], 0, drift)
-        target = target + drift_share * np.linalg.solve(hessian, (target @ drift).T).T
-    return Problem(target=target.astype(np.float32), hessian=hessian)
+    metric, drift = moments.metric(centred=centred), moments.drift
+    if not drift_share or not drift.any():
+        return Problem(target=weight, metric=metric)
+    exact = weight.astype(np.float64)
+    lost = exact @ drift
+    if centred:
+        lost -= np.outer(
+            exact @ (moments.float_sum - moments.quantised_sum), moments.quantised_sum / moments.rows
+        )
+    lost[:, metric.dead] = 0
+    moved = exact + drift_share * metric.solve(np.ascontiguousarray(lost.T)).T
+    return Problem(target=moved.astype(np.float32), metric=metric)
 
 
 def shift(weight: np.ndarray, decoded: np.ndarray, moments: Moments) -> np.ndarray:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hwc import onnx_io
 from hwc.errors import StepError
@@ -14,51 +16,71 @@ if TYPE_CHECKING:
 
 Stream = Literal["float", "quantised"]
 """The same cases, as the float model computes them and as the model quantised so far does."""
+STREAMS: tuple[Stream, Stream] = ("float", "quantised")
 
 
 class LiveValues:
-    """Values by (stream, name, case), one ``.npy`` file each, removed after their last reader."""
+    """Values by (stream, name, case): one file for all cases of a value, removed after its last reader.
 
-    def __init__(self, folder: Path) -> None:
+    ``index`` is all that another process needs to go on in the same folder: by ``stream/name`` the file's number, the
+    element type and the shape of every case. A file that it does not name is removed.
+    """
+
+    def __init__(self, folder: Path, index: Mapping[str, Any] | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._numbers: dict[tuple[Stream, str], int] = {}
-        self.peak_bytes = 0
-        self._bytes = 0
+        self.index: dict[str, Any] = {name: dict(entry) for name, entry in (index or {}).items()}
+        for file in set(folder.iterdir()) - {self._path(name) for name in self.index}:
+            file.unlink()
+        self._starts = {name: _starts(entry) for name, entry in self.index.items()}
 
-    def _path(self, stream: Stream, name: str, case: int) -> Path:
-        number = self._numbers[stream, name]
-        return self._folder / f"{number}-{case}.npy"
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{self.index[key]['number']}.bin"
 
     def put(self, stream: Stream, name: str, case: int, value: np.ndarray) -> None:
-        """Write one value."""
-        import numpy as np
+        """Write one value; cases come in order, and the first one begins the file anew."""
+        key = f"{stream}/{name}"
+        if case == 0:
+            number = self.index[key]["number"] if key in self.index else self._free()
+            self.index[key] = {"number": number, "dtype": value.dtype.str, "shapes": []}
+            self._starts[key] = [0]
+        with self._path(key).open("wb" if case == 0 else "ab") as stream_out:
+            value.tofile(stream_out)
+        self.index[key]["shapes"].append(list(value.shape))
+        self._starts[key].append(self._starts[key][-1] + value.nbytes)
 
-        self._numbers.setdefault((stream, name), len(self._numbers))
-        np.save(self._path(stream, name, case), value, allow_pickle=False)
-        self._bytes += value.nbytes
-        self.peak_bytes = max(self.peak_bytes, self._bytes)
+    def _free(self) -> int:
+        return 1 + max((entry["number"] for entry in self.index.values()), default=-1)
 
     def has(self, stream: Stream, name: str) -> bool:
         """Tell whether a stream has its own copy of a value."""
-        return (stream, name) in self._numbers
+        return f"{stream}/{name}" in self.index
 
     def get(self, stream: Stream, name: str, case: int) -> np.ndarray:
         """Read one value; what depends on no quantised weight is held once, as the float stream's."""
         import numpy as np
 
-        own: Stream = stream if self.has(stream, name) else "float"
-        read: np.ndarray = np.load(self._path(own, name, case), allow_pickle=False)
-        return read
+        key = f"{stream if self.has(stream, name) else 'float'}/{name}"
+        entry = self.index[key]
+        shape, dtype = entry["shapes"][case], np.dtype(entry["dtype"])
+        read: np.ndarray = np.fromfile(self._path(key), dtype, math.prod(shape), offset=self._starts[key][case])
+        return read.reshape(shape)
 
-    def drop(self, name: str, cases: int) -> None:
+    def drop(self, name: str) -> None:
         """Remove a value of all cases and both streams."""
-        streams: tuple[Stream, Stream] = ("float", "quantised")
-        for stream in streams:
-            if self.has(stream, name):
-                for case in range(cases):
-                    path = self._path(stream, name, case)
-                    self._bytes -= path.stat().st_size
-                    path.unlink()
+        for key in [f"{stream}/{name}" for stream in STREAMS if self.has(stream, name)]:
+            self._path(key).unlink()
+            del self.index[key], self._starts[key]
+
+
+def _starts(entry: Mapping[str, Any]) -> list[int]:
+    """Return where each case of a value begins in its file, in bytes, and where the last one ends."""
+    import numpy as np
+
+    starts, size = [0], np.dtype(entry["dtype"]).itemsize
+    for shape in entry["shapes"]:
+        starts.append(starts[-1] + math.prod(shape) * size)
+    return starts
 
 
 class Cases:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwc import onnx_io
 from hwc.errors import StepError
-from hwc.quantise import bias, calibrate
+from hwc.files import locked
+from hwc.quantise import bias, calibrate, progress
 from hwc.quantise import codes as canonical
-from hwc.quantise.codes import Codes
+from hwc.quantise.finished import Finished, Solved
 from hwc.quantise.fit import Fit
-from hwc.quantise.linears import ADJUSTED, Linear, find
+from hwc.quantise.formats import from_table
+from hwc.quantise.linears import Linear, assign, find
 from hwc.quantise.scheme import Scheme
 from hwc.quantise.segments import cut
 from hwc.quantise.weights import Weights
@@ -27,85 +31,96 @@ CODES = "codes.safetensors"
 LAYERS = "layers.json"
 METHOD = "method.json"
 OVERRIDES = "overrides.safetensors"
+LOCK = "lock"
 CALIBRATION_FACTS = "calibration.json"
 """What the calibration data is, told by the step that made it: names and digests."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
-    """What quantising yields beside the list of layers."""
-
-    codes: dict[str, Codes]
-    overrides: dict[str, tuple[str, np.ndarray]] = dataclasses.field(default_factory=dict)
-    """Float weights that change with the codes: the bias's name and value, by layer."""
-    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-
 def quantise(
-    scheme: Scheme, exclude: tuple[str, ...], captured: Path, out: Path, calibration: Path | None = None
+    scheme: Scheme, exclude: tuple[str, ...], captured: Path, out: Path, calibration: Path | None = None,
+    work: Path | None = None,
 ) -> None:
     """Write ``codes.safetensors``, ``layers.json``, ``method.json`` and, if there are any, ``overrides.safetensors``.
 
     ``calibration`` is a folder of cases (``cases.npz``), with ``calibration.json`` on where they come from; without
-    it every scheme rounds to nearest, and ``method.json`` says so. One segment's weights are in memory at a time
-    beside the codes. Raises StepError if the scheme covers nothing or the model cannot run its calibration data.
+    it every scheme rounds to nearest, and ``method.json`` says so. One segment's weights are in memory at a time, and
+    one layer's codes. ``work`` is a folder for what is done so far: another try with it goes on from there; without
+    it, nothing outlasts a failure. Raises StepError if the scheme covers nothing or the model cannot run its
+    calibration data.
     """
     model = onnx_io.load_graph(captured / "graph.onnx")
-    linears = find(model, exclude=exclude, group_size=scheme.group_size)
-    chosen = [linear for linear in linears if scheme.kind != "float" and not linear.skip]
-    if scheme.kind != "float" and not chosen:
+    linears = assign(find(model, exclude=exclude), scheme.formats)
+    chosen = [linear for linear in linears if linear.format]
+    if not scheme.is_float and not any(linear.role == "linear" for linear in chosen):
         raise _covers_nothing(scheme, linears)
-    if scheme.solver == "gptq" and calibration is not None:
-        made = _calibrated(scheme, model, chosen, captured, calibration, out)
-    else:
-        made = _nearest(scheme, chosen, captured)
-    canonical.save(made.codes, out / CODES)
-    _save_overrides(made, out)
-    rows = [_row(linear, made) for linear in linears]
+    with _folder(work, out) as folder, locked(folder / LOCK):
+        finished = Finished(folder / "layers", chosen)
+        if scheme.solver == "gptq" and calibration is not None:
+            facts = _calibrate(scheme, model, chosen, finished, _Places(captured, calibration, folder / "live"))
+        else:
+            _round(chosen, finished, captured)
+            facts = {"method": scheme.without_data, "calibration": None}
+        finished.join(out / CODES, out / OVERRIDES)
+        rows = [_row(linear, finished) for linear in linears]
     (out / LAYERS).write_text(json.dumps(rows, indent=1, sort_keys=True))
-    (out / METHOD).write_text(json.dumps(made.facts, indent=1, sort_keys=True))
+    (out / METHOD).write_text(json.dumps(facts, indent=1, sort_keys=True))
+
+
+@contextmanager
+def _folder(work: Path | None, out: Path) -> Iterator[Path]:
+    """Yield the folder of what is done so far; one of its own, removed afterwards, if none is given."""
+    if work is not None:
+        work.mkdir(parents=True, exist_ok=True)
+        yield work
+        return
+    with tempfile.TemporaryDirectory(dir=out, prefix=".work") as made:
+        yield Path(made)
 
 
 def _covers_nothing(scheme: Scheme, linears: list[Linear]) -> StepError:
-    reasons = sorted({linear.skip for linear in linears}) or ["the graph holds no linear with a weight"]
+    reasons = sorted({linear.skip for linear in linears if linear.role == "linear"})
     return StepError(
         f"scheme {scheme.name} covers no layer of this model",
-        where="; ".join(reasons),
+        where="; ".join(reasons) or "the graph holds no linear with a weight",
         hint="loosen [quantise] exclude, or build it in fp32",
     )
 
 
-def _nearest(scheme: Scheme, chosen: list[Linear], captured: Path) -> Made:
+def _round(chosen: Sequence[Linear], finished: Finished, captured: Path) -> None:
+    """Round layers to nearest, one at a time."""
     import numpy as np
 
-    weights, made = Weights(captured / "weights.safetensors"), {}
+    weights = Weights(captured / "weights.safetensors")
     for linear in chosen:
+        if finished.has(linear.layer):
+            continue
         stored = weights[linear.weight]
         matrix = np.ascontiguousarray(stored if linear.transposed else stored.T, dtype=np.float32)
-        if scheme.kind == "fp8":
-            made[linear.layer] = canonical.fp8(matrix)
-        else:
-            made[linear.layer] = canonical.int4(matrix, group_size=scheme.group_size, symmetric=scheme.symmetric)
-    return Made(codes=made, facts={"method": scheme.without_data, "calibration": None})
+        assert linear.format is not None
+        finished.keep(linear.layer, Solved(codes=canonical.nearest(matrix, linear.format)))
 
 
-def _calibrated(
-    scheme: Scheme, model: onnx.ModelProto, chosen: list[Linear], captured: Path, calibration: Path, out: Path
-) -> Made:
-    calibrate.log_to_stderr()
-    made = Made(codes={})
-    errors: dict[str, float] = {}
-    with tempfile.TemporaryDirectory(dir=out, prefix=".live") as work:
-        running = calibrate.prepare(model, cut(model, chosen), captured, calibration, Path(work))
-        fit = Fit(scheme=scheme, weights=running.weights, biases=bias.find(model, chosen))
-        for linear, solved in calibrate.calibrate(running, fit):
-            made.codes[linear.layer] = solved.codes
-            errors[linear.layer] = solved.relative_error
-            if solved.bias:
-                made.overrides[linear.layer] = solved.bias
-        made.facts.update(method=scheme.method, calibration=_told(calibration, len(running.cases)))
-    made.facts["relative_error"] = errors
-    return made
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Places:
+    captured: Path
+    calibration: Path
+    live: Path
+
+
+def _calibrate(
+    scheme: Scheme, model: onnx.ModelProto, chosen: list[Linear], finished: Finished, at: _Places
+) -> dict[str, Any]:
+    """Fit linears to the calibration data, round embeddings; return what ``method.json`` tells."""
+    progress.log_to_stderr()
+    linears = [linear for linear in chosen if linear.role == "linear"]
+    _round([linear for linear in chosen if linear.role == "embedding"], finished, at.captured)
+    running = calibrate.prepare(model, cut(model, linears), at.captured, at.calibration, finished, at.live)
+    calibrate.calibrate(running, Fit(weights=running.weights, biases=bias.find(model, linears)))
+    return {
+        "method": scheme.method,
+        "calibration": _told(at.calibration, len(running.cases)),
+        "relative_error": {linear.layer: finished.read(linear.layer).relative_error for linear in linears},
+    }
 
 
 def _told(calibration: Path, cases: int) -> dict[str, Any]:
@@ -115,17 +130,9 @@ def _told(calibration: Path, cases: int) -> dict[str, Any]:
     return {**facts, "cases": cases}
 
 
-def _row(linear: Linear, made: Made) -> dict[str, Any]:
-    named = made.overrides.get(linear.layer)
-    row = dataclasses.asdict(dataclasses.replace(linear, adjusted=named[0] if named else ""))
-    return {**row, "quantised": linear.layer in made.codes}
-
-
-def _save_overrides(made: Made, out: Path) -> None:
-    from safetensors.numpy import save_file
-
-    if made.overrides:
-        save_file({name + ADJUSTED: value for name, value in sorted(made.overrides.values())}, out / OVERRIDES)
+def _row(linear: Linear, finished: Finished) -> dict[str, Any]:
+    changed = finished.read(linear.layer).changed if linear.format else {}
+    return dataclasses.asdict(dataclasses.replace(linear, adjusted=next(iter(changed), "")))
 
 
 def read_overrides(folder: Path) -> dict[str, np.ndarray]:
@@ -137,8 +144,11 @@ def read_overrides(folder: Path) -> dict[str, np.ndarray]:
 
 
 def read_layers(folder: Path) -> list[Linear]:
-    """Return the linears that were quantised."""
+    """Return the layers that were quantised."""
+    return [linear for linear in read_rows(folder) if linear.format]
+
+
+def read_rows(folder: Path) -> list[Linear]:
+    """Return every linear and embedding that was found, quantised or not."""
     rows = json.loads((folder / LAYERS).read_text())
-    return [
-        Linear(**{key: value for key, value in row.items() if key != "quantised"}) for row in rows if row["quantised"]
-    ]
+    return [Linear(**{**row, "format": from_table(row["format"])}) for row in rows]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hwc.errors import IntegrityError
 
@@ -17,7 +19,7 @@ _DTYPES = {
 }  # fmt: skip
 
 
-class Weights:
+class Weights(Mapping[str, "np.ndarray"]):
     """The tensors of one safetensors file, by name; each is a read-only map of its part of the file.
 
     Raises IntegrityError for a tensor that the file does not hold or whose type is unknown. The file is one that
@@ -29,8 +31,25 @@ class Weights:
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             header = json.loads(stream.read(length))
-        self._entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        self.metadata: dict[str, str] = header.pop("__metadata__", {})
+        self._entries: dict[str, Any] = header
         self._start = 8 + length
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names."""
+        return iter(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        """Tell whether the file holds a tensor."""
+        return name in self._entries
+
+    def __len__(self) -> int:
+        """Count the tensors."""
+        return len(self._entries)
+
+    def size(self, name: str) -> int:
+        """Return how many numbers a tensor holds."""
+        return math.prod(self._entries[name]["shape"])
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Map one tensor."""

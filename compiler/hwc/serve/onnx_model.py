@@ -44,8 +44,7 @@ def whole_model(variant: Variant) -> onnx.ModelProto:
         model = onnx.load_model_from_string(blob.read_bytes())
     except DecodeError as error:
         raise IntegrityError("the bundle's graph is no ONNX model", where=variant.name) from error
-    encoding = str(variant.facts["lower"]["encoding"])
-    whole = onnx_io.attach(model, restore(model, _stored(variant), encoding))
+    whole = onnx_io.attach(model, restore(model, _stored(variant), variant.facts["lower"]["encodings"]))
     del whole.metadata_props[:]
     return whole
 

@@ -107,9 +107,12 @@ class TensorSpec(Record):
 
 
 class QuantiseSpec(Record):
-    """Which layers stay in float, by glob on the layer's name."""
+    """Which weights a scheme leaves in float."""
 
     exclude: tuple[str, ...] = ()
+    """Layers, by glob on the name."""
+    embeddings: Literal["float", "int8", "int4"] = "float"
+    """What quantised schemes store for tables of embeddings and for the head, unless they say it themselves."""
 
 
 class EvaluationSpec(Record):

@@ -48,9 +48,9 @@ def _linear(matmul: Operator, weight: Operator, keys: Mapping[str, str]) -> Quan
     if not key.endswith(".codes"):
         raise ValueError(f"{where} reads its codes from {key or weight.operands[0]!r}, no parameter named *.codes")
     return QuantisedLinear(
-        lines=(weight.line, matmul.line), layer=key.removesuffix(".codes"), result=matmul.result,
+        lines=(weight.line, matmul.line), layer=key.removesuffix(".codes"), kind="fp8", result=matmul.result,
         x=matmul.operands[0], x_type=x_type, result_type=matmul.type,
-        geometry=Geometry(n=n, k=k, group=k, zeros=False),
+        geometry=Geometry(n=n, k=k, group=k),
     )
 
 

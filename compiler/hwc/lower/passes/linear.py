@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hwc.lower.passes import linalg
 from hwc.lower.passes.graph import TensorType
 from hwc.lower.passes.linalg import Input, Output, Value
 from hwc.quantise.encodings import Geometry, Layout, Part
+from hwc.quantise.formats import Kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +20,7 @@ class QuantisedLinear:
     lines: tuple[int, ...]
     """Indices of the lines that make way; the linear is written in place of the last."""
     layer: str
+    kind: Kind
     result: str
     x: str
     x_type: TensorType
@@ -48,16 +51,9 @@ def emit(linear: QuantisedLinear, kernel: Kernel, layout: Layout, prefix: str) -
     them to K: a reshape between dequantisation and contraction keeps IREE from fusing the two.
     """
     rows = math.prod(linear.x_type.shape[:-1])
-    parts = {
-        part: Value(name=f"%{prefix}.{part}", type=TensorType(shape=kind.shape, dtype=kind.dtype))
-        for part, kind in layout.items()
-    }
-    lines = [
-        f"{value.name} = util.global.load {_symbol(linear.layer, part)} : {value.type.builtin()}"
-        for part, value in parts.items()
-    ]
-    weight = _f32(f"%{prefix}.weight", tuple(size for _, size in kernel.loops))
-    lines += _dequantise(kernel, parts, weight, prefix)
+    parts, lines = load(linear.layer, layout, prefix)
+    weight = f32(f"%{prefix}.weight", tuple(size for _, size in kernel.loops))
+    lines += dequantise(kernel, parts, weight, prefix)
     x, made = _activations(linear, rows, weight.type.shape[1:], prefix)
     product, computed = _contract(kernel, x, weight, rows, prefix)
     lines += made + computed
@@ -68,11 +64,24 @@ def emit(linear: QuantisedLinear, kernel: Kernel, layout: Layout, prefix: str) -
     return [f"    {line}" for line in lines]
 
 
-def declare(linear: QuantisedLinear, layout: Layout, scope: str) -> list[str]:
+def load(layer: str, layout: Layout, prefix: str) -> tuple[dict[Part, Value], list[str]]:
+    """Load the parts of a packed weight; return their values and the lines."""
+    parts = {
+        part: Value(name=f"%{prefix}.{part}", type=TensorType(shape=kind.shape, dtype=kind.dtype))
+        for part, kind in layout.items()
+    }
+    lines = [
+        f"{value.name} = util.global.load {_symbol(layer, part)} : {value.type.builtin()}"
+        for part, value in parts.items()
+    ]
+    return parts, lines
+
+
+def declare(layer: str, layout: Layout, scope: str) -> list[str]:
     """Declare the parameters of a packed weight, in the order of its layout."""
     return [
-        f"  util.global private {_symbol(linear.layer, part)} = "
-        f'#stream.parameter.named<"{scope}"::"{linear.layer}.{part}"> : '
+        f"  util.global private {_symbol(layer, part)} = "
+        f'#stream.parameter.named<"{scope}"::"{layer}.{part}"> : '
         f"{TensorType(shape=kind.shape, dtype=kind.dtype).builtin()}"
         for part, kind in layout.items()
     ]
@@ -83,11 +92,13 @@ def _symbol(layer: str, part: Part) -> str:
     return f'@"packed.{layer}.{part}"'
 
 
-def _f32(name: str, shape: tuple[int, ...]) -> Value:
+def f32(name: str, shape: tuple[int, ...]) -> Value:
+    """Name a float32 tensor."""
     return Value(name=name, type=TensorType(shape=shape, dtype="f32"))
 
 
-def _dequantise(kernel: Kernel, parts: dict[Part, Value], weight: Value, prefix: str) -> list[str]:
+def dequantise(kernel: Kernel, parts: Mapping[Part, Value], weight: Value, prefix: str) -> list[str]:
+    """Return the lines that compute a float32 weight, or rows of one, from its parts; they end with the weight."""
     loops = [name for name, _ in kernel.loops]
     lines: list[str] = []
     inputs = [Input(value=parts[part], loops=used, element=part) for part, used in kernel.indexing.items()]
@@ -96,7 +107,7 @@ def _dequantise(kernel: Kernel, parts: dict[Part, Value], weight: Value, prefix:
         table = Value(name=f"%{prefix}.shifts", type=TensorType(shape=(len(kernel.shifts),), dtype="i32"))
         lines.append(f"{table.name} = arith.constant dense<{list(kernel.shifts)}> : {table.type.builtin()}")
         inputs.insert(0, Input(value=table, loops=loops[-1:], element="shift"))
-    start = _f32(f"{weight.name}.empty", weight.type.shape)
+    start = f32(f"{weight.name}.empty", weight.type.shape)
     output = Output(value=weight, loops=loops, start=start)
     return [*lines, linalg.empty(start), *linalg.generic(loops, inputs, output, kernel.body)]
 
@@ -106,11 +117,11 @@ def _activations(
 ) -> tuple[Value, list[str]]:
     x = Value(name=f"%{prefix}.x", type=linear.x_type)
     lines = [f"{x.name} = torch_c.to_builtin_tensor {linear.x} : {x.type.torch()} -> {x.type.builtin()}"]
-    flat = _f32(f"%{prefix}.rows", (rows, linear.geometry.k))
+    flat = f32(f"%{prefix}.rows", (rows, linear.geometry.k))
     if x.type.shape != flat.type.shape:
         lines += linalg.reshape(x, flat)
         x = flat
-    split = _f32(f"%{prefix}.split", (rows, *inner))
+    split = f32(f"%{prefix}.split", (rows, *inner))
     if len(inner) > 1:
         lines += linalg.reshape(x, split)
         x = split
@@ -120,8 +131,8 @@ def _activations(
 def _contract(kernel: Kernel, x: Value, weight: Value, rows: int, prefix: str) -> tuple[Value, list[str]]:
     inner = [name for name, _ in kernel.loops[1:]]
     shape = (rows, weight.type.shape[0])
-    start, filled = _f32(f"%{prefix}.init", shape), _f32(f"%{prefix}.fill", shape)
-    product = _f32(f"%{prefix}.product", shape)
+    start, filled = f32(f"%{prefix}.init", shape), f32(f"%{prefix}.fill", shape)
+    product = f32(f"%{prefix}.product", shape)
     inputs = [
         Input(value=x, loops=["m", *inner], element="left"),
         Input(value=weight, loops=["n", *inner], element="right"),
@@ -133,7 +144,7 @@ def _contract(kernel: Kernel, x: Value, weight: Value, rows: int, prefix: str) -
 
 
 def _scale(product: Value, scales: Value, prefix: str) -> tuple[Value, list[str]]:
-    scaled, start = (_f32(f"%{prefix}.{name}", product.type.shape) for name in ("scaled", "scaled.empty"))
+    scaled, start = (f32(f"%{prefix}.{name}", product.type.shape) for name in ("scaled", "scaled.empty"))
     inputs = [
         Input(value=product, loops=["m", "n"], element="value"),
         Input(value=scales, loops=["n"], element="scale"),
@@ -144,7 +155,7 @@ def _scale(product: Value, scales: Value, prefix: str) -> tuple[Value, list[str]
 
 
 def _result(linear: QuantisedLinear, product: Value, prefix: str) -> list[str]:
-    shaped = _f32(f"%{prefix}.out", linear.result_type.shape)
+    shaped = f32(f"%{prefix}.out", linear.result_type.shape)
     lines: list[str] = []
     if product.type.shape != shaped.type.shape:
         lines, product = linalg.reshape(product, shaped), shaped

@@ -1,15 +1,17 @@
-"""Rewrite quantised linears to packed parameters in one encoding."""
+"""Rewrite quantised linears and gathers to packed parameters, each kind of codes in its encoding."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from hwc.lower.passes import fp8_matmul, matmul_nbits
+from hwc.lower.passes import fp8_matmul, gather_rows, matmul_nbits
+from hwc.lower.passes.gather_rows import QuantisedRows
 from hwc.lower.passes.graph import parameter_keys
 from hwc.lower.passes.linear import Kernel, QuantisedLinear, declare, emit
 from hwc.lower.passes.prune import prune
 from hwc.quantise.encodings import Geometry, layout
+from hwc.quantise.formats import Kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,51 +29,66 @@ class Rewritten:
     """A module after a rewrite."""
 
     mlir: str
+    layers: frozenset[str]
+    """Layers that were rewritten: the caller compares them with those it quantised."""
     matched: int
-    """How many linears were rewritten: the caller compares it with how many it quantised."""
+    """How many operators were rewritten."""
     parameters: tuple[ParameterUse, ...]
 
 
-Find = Callable[[Sequence[str], Mapping[str, str]], list[QuantisedLinear]]
-
-_REWRITES: dict[str, tuple[Find, Callable[[Geometry], Kernel]]] = {
-    "i4-grouped": (matmul_nbits.find, matmul_nbits.i4_grouped),
-    "u8-nibbles": (matmul_nbits.find, matmul_nbits.u8_nibbles),
-    "e4m3-bits": (fp8_matmul.find, fp8_matmul.e4m3_bits),
-    "e4m3-words": (fp8_matmul.find, fp8_matmul.e4m3_words),
+_KERNELS: dict[str, Callable[[Geometry], Kernel]] = {
+    "i4-grouped": matmul_nbits.i4_grouped,
+    "u8-nibbles": matmul_nbits.u8_nibbles,
+    "i8-grouped": matmul_nbits.i8_grouped,
+    "u8-words": matmul_nbits.u8_words,
+    "e4m3-bits": fp8_matmul.e4m3_bits,
+    "e4m3-words": fp8_matmul.e4m3_words,
 }
 
 
-def rewrite_linears(mlir: str, *, scheme_encoding: str, scope: str) -> Rewritten:
-    """Rewrite every quantised linear of an imported module to parameters ``<layer>.codes``, ``.scales``, ``.zeros``.
+def rewrite_linears(mlir: str, *, encodings: Mapping[Kind, str], scope: str) -> Rewritten:
+    """Rewrite every quantised linear and gather of an imported module to parameters ``<layer>.codes``, ``.scales``, ….
 
     Requires the importer's text, with codes as named parameters. Ensures that no line of a matched op, and no
     parameter that only it read, is left; each stays as a comment, so that counting a function's
     ``torch.operator "onnx.X"`` lines still indexes its nodes. Raises ValueError for an unknown encoding, and for
-    a quantised linear that the encoding cannot hold.
+    a quantised layer that its encoding cannot hold.
     """
-    if scheme_encoding not in _REWRITES:
-        raise ValueError(f"unknown encoding `{scheme_encoding}`; known: {', '.join(_REWRITES)}")
-    find, kernel = _REWRITES[scheme_encoding]
+    if unknown := set(encodings.values()) - set(_KERNELS):
+        raise ValueError(f"unknown encoding `{min(unknown)}`; known: {', '.join(_KERNELS)}")
     lines = mlir.splitlines()
-    linears = find(lines, parameter_keys(lines))
+    keys = parameter_keys(lines)
+    found: list[QuantisedLinear | QuantisedRows] = [*matmul_nbits.find(lines, keys), *fp8_matmul.find(lines, keys)]
+    found += gather_rows.find(lines, keys)
     written: dict[int, list[str]] = {}
     declared: dict[str, list[str]] = {}
     uses: dict[str, ParameterUse] = {}
-    for index, linear in enumerate(linears):
-        parts = layout(scheme_encoding, linear.geometry)
-        for line in linear.lines:
+    for index, entry in enumerate(found):
+        encoding = _encoding(entry, encodings)
+        parts, kernel = layout(encoding, entry.geometry), _KERNELS[encoding](entry.geometry)
+        for line in entry.lines:
             written[line] = [f"    // {lines[line].strip()}"]
-        written[linear.lines[-1]] += emit(linear, kernel(linear.geometry), parts, f"hwc{index}")
-        declared[linear.layer] = declare(linear, parts, scope)
+        prefix = f"hwc{index}"
+        if isinstance(entry, QuantisedLinear):
+            written[entry.lines[-1]] += emit(entry, kernel, parts, prefix)
+        else:
+            written[entry.lines[-1]] += gather_rows.emit(entry, kernel, parts, prefix)
+        declared[entry.layer] = declare(entry.layer, parts, scope)
         for part, kind in parts.items():
-            key = f"{linear.layer}.{part}"
+            key = f"{entry.layer}.{part}"
             uses[key] = ParameterUse(key=key, dtype=kind.dtype, shape=kind.shape)
     body = [new for index, line in enumerate(lines) for new in written.get(index, [line])]
     globals_ = [line for group in declared.values() for line in group]
     return Rewritten(
-        mlir="\n".join(_declared(prune(body), globals_)) + "\n", matched=len(linears), parameters=tuple(uses.values())
+        mlir="\n".join(_declared(prune(body), globals_)) + "\n", layers=frozenset(declared), matched=len(found),
+        parameters=tuple(uses.values()),
     )
+
+
+def _encoding(entry: QuantisedLinear | QuantisedRows, encodings: Mapping[Kind, str]) -> str:
+    if entry.kind not in encodings:
+        raise ValueError(f"no encoding is named for the {entry.kind} weight of {entry.layer}")
+    return encodings[entry.kind]
 
 
 def _declared(lines: list[str], globals_: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 Kind = Literal["int4", "int8", "fp8"]
 Zeros = Literal["none", "point", "offset"]
+Activations = Literal["float", "dynamic", "static"]
 BITS: Mapping[Kind, int] = {"int4": 4, "int8": 8, "fp8": 8}
 
 
@@ -20,6 +21,9 @@ class Format:
     """Weights along K that share a float16 scale; 0 means one float32 scale for each output channel."""
     zeros: Zeros = "none"
     """``none``: symmetric; ``point``: an integer zero point a group; ``offset``: a float16 added to each group."""
+    activations: Activations = "float"
+    """What the weight is multiplied by: float, or E4M3 with one scale a token (``dynamic``), taken from the token as it
+    comes, or one scale a tensor (``static``), taken from calibration."""
 
     @property
     def symmetric(self) -> bool:
@@ -38,7 +42,8 @@ class Format:
     def told(self) -> str:
         """Name the format in a few characters, as ``int4 g32 zero points``."""
         group = f" g{self.group_size}" if self.group_size else ""
-        return self.kind + group + {"none": "", "point": " zero points", "offset": " offsets"}[self.zeros]
+        zeros = {"none": "", "point": " zero points", "offset": " offsets"}[self.zeros]
+        return self.kind + group + zeros + ("" if self.activations == "float" else f", {self.activations} activations")
 
 
 def from_table(table: Mapping[str, Any] | None) -> Format | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hwc import onnx_io
 from hwc.errors import InternalError
+from hwc.quantise import fp8_activations
 from hwc.quantise.codes import Codes
 from hwc.quantise.formats import BITS, Format
 from hwc.quantise.linears import ADJUSTED, Linear, candidates, is_gather, transposed_products
@@ -117,19 +118,33 @@ def _replacement(node: onnx.NodeProto, linear: Linear) -> list[onnx.NodeProto]:
     product = node.output[0] + PRODUCT if biased else node.output[0]
     name = node.name or linear.layer
     if linear.format is not None and linear.format.kind == "fp8":
-        weight = f"{linear.layer}.dequantised"
-        made = [
-            helper.make_node(
-                "DequantizeLinear", [f"{linear.layer}.codes", f"{linear.layer}.scales"], [weight],
-                name=f"{name}.dequantise", axis=1,
-            ),
-            helper.make_node("MatMul", [node.input[0], weight], [product], name=name),
-        ]
+        made = _fp8_matmul(node.input[0], product, linear, linear.format, name)
     else:
         made = [_matmul_nbits(node.input[0], f"{linear.layer}.codes", product, linear, name)]
     if biased:
         made.append(helper.make_node("Add", [product, node.input[2]], [node.output[0]], name=f"{name}.bias"))
     return made
+
+
+def _fp8_matmul(x: str, product: str, linear: Linear, form: Format, name: str) -> list[onnx.NodeProto]:
+    from onnx import helper
+
+    weight = f"{linear.layer}.dequantised"
+    made = [
+        helper.make_node(
+            "DequantizeLinear", [f"{linear.layer}.codes", f"{linear.layer}.scales"], [weight],
+            name=f"{name}.dequantise", axis=1,
+        )
+    ]
+    if form.activations == "float":
+        return [*made, helper.make_node("MatMul", [x, weight], [product], name=name)]
+    rounded = fp8_activations.rounded(x, linear, form, name)
+    unscaled = f"{product}.unscaled"
+    return [
+        *made, *rounded.nodes,
+        helper.make_node("MatMul", [rounded.x, weight], [unscaled], name=name),
+        helper.make_node("Mul", [unscaled, rounded.scale], [product], name=f"{name}.scale"),
+    ]
 
 
 def _matmul_nbits(x: str, codes: str, product: str, linear: Linear, name: str) -> onnx.NodeProto:

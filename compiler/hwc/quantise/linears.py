@@ -49,6 +49,8 @@ class Linear:
     """Why the layer stays in float; empty if it is quantised."""
     format: Format | None = None
     """What is stored for it; None for float."""
+    activation_scale: float = 0.0
+    """Step of static E4M3 activations: the largest input that calibration saw, over 448."""
     adjusted: str = ""
     """The float weight, a bias, that quantising changed with it; the scheme's graph reads NAME.adjusted instead."""
 

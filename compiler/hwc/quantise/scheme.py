@@ -82,6 +82,10 @@ _W4 = Scheme(
     name="w4a16", title="int4 weights in groups of 32, symmetric", linears=Format(kind="int4", group_size=32),
     method=GPTQ, solver="gptq",
 )
+_FP8 = Scheme(
+    name="fp8", title="FP8 E4M3 weights, one scale an output channel", linears=Format(kind="fp8"), method=GPTQ,
+    without_data="absmax/448, clamped; no calibration data", solver="gptq",
+)
 SCHEMES: dict[str, Scheme] = {
     scheme.name: scheme
     for scheme in (
@@ -89,12 +93,17 @@ SCHEMES: dict[str, Scheme] = {
             name="fp32", title="float32, as captured", linears=None, method="none", without_data="none",
             embeddings="float",
         ),
-        Scheme(
-            name="fp8", title="FP8 E4M3 weights, one scale an output channel", linears=Format(kind="fp8"), method=GPTQ,
-            without_data="absmax/448, clamped; no calibration data", solver="gptq",
-        ),
+        _FP8,
         Scheme(
             name="w8a16", title="int8 weights in groups of 32, symmetric", linears=Format(kind="int8", group_size=32),
+        ),
+        replace(
+            _FP8, name="fp8-dynamic", title="FP8 E4M3 weights and activations, one activation scale a token",
+            linears=Format(kind="fp8", activations="dynamic"),
+        ),
+        replace(
+            _FP8, name="fp8-static", title="FP8 E4M3 weights and activations, one activation scale a tensor",
+            linears=Format(kind="fp8", activations="static"),
         ),
         _W4,
         replace(
@@ -115,6 +124,7 @@ SCHEMES: dict[str, Scheme] = {
 _LONG = re.compile(r"(?P<base>[a-z0-9][a-z0-9.-]*)\((?P<options>[^()]*)\)")
 OPTIONS: Mapping[str, tuple[str, str]] = {
     "zeros": ("asym", "zero points"),
+    "activations": ("dynamic, static", "FP8 activations too, one scale a token or one a tensor"),
     "group": ("g<N>", "weights in a group: 32, 64 or 128"),
     "nearest": ("rtn", "round to nearest, without calibration data"),
     "embeddings": ("e32, e8, e4", "embeddings and head in float, int8 or int4"),
@@ -122,7 +132,7 @@ OPTIONS: Mapping[str, tuple[str, str]] = {
 }
 """Long name to short form and meaning: ``w4a16(group=128, embeddings=int8)`` is ``w4a16-g128-e8``."""
 _EMBEDDING_BITS = {"32": "float", "8": "int8", "4": "int4"}
-_ORDER = (r"asym", r"g(?P<group>\d+)", r"rtn", r"e(?P<embeddings>\d+)", r"b(?P<budget>\d+(\.\d+)?)")
+_ORDER = (r"asym", r"dynamic|static", r"g(?P<group>\d+)", r"rtn", r"e(?P<embeddings>\d+)", r"b(?P<budget>\d+(\.\d+)?)")
 
 
 def find(name: str) -> Scheme:
@@ -148,8 +158,8 @@ def _short(options: str, name: str) -> Iterator[str]:
         key, _, value = option.partition("=")
         embedding = next((bits for bits, told in _EMBEDDING_BITS.items() if told == value), value)
         made = {
-            "zeros": "asym", "nearest": "rtn", "group": f"g{value}", "embeddings": f"e{embedding}",
-            "budget_bits": f"b{value}",
+            "zeros": "asym", "activations": value, "nearest": "rtn", "group": f"g{value}",
+            "embeddings": f"e{embedding}", "budget_bits": f"b{value}",
         }  # fmt: skip
         if key not in made:
             raise _unfit(name, f"no option `{key}`")
@@ -168,6 +178,8 @@ def _with_options(base: Scheme, tokens: list[str], name: str) -> Scheme:
     scheme = base
     for option in ordered:
         scheme = _changed(scheme, option, name)
+    if scheme.linears is not None and scheme.linears.activations == "static" and not scheme.needs_data:
+        raise _unfit(name, "static activations are scaled by calibration data")
     canonical = "-".join([base.name, *ordered])
     return SCHEMES.get(canonical) or replace(scheme, name=canonical)
 
@@ -182,6 +194,11 @@ def _changed(scheme: Scheme, option: str, name: str) -> Scheme:
         if form.kind != "int4":
             raise _unfit(name, "zero points are for int4")
         return replace(scheme, linears=replace(form, zeros="point"), title=scheme.title.replace("symmetric", "asym."))
+    if option in ("dynamic", "static"):
+        if form.kind != "fp8":
+            raise _unfit(name, "activations are rounded for fp8")
+        listed = SCHEMES[f"fp8-{option}"]
+        return replace(scheme, linears=listed.linears, title=listed.title)
     value = option[1:]
     if option[0] == "g":
         if not form.group_size or value not in ("32", "64", "128"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from hwc.lower.passes import fp8_matmul, gather_rows, matmul_nbits
+from hwc.lower.passes import fp8_matmul, fp8_rounding, gather_rows, matmul_nbits
 from hwc.lower.passes.gather_rows import QuantisedRows
 from hwc.lower.passes.graph import parameter_keys
 from hwc.lower.passes.linear import Kernel, QuantisedLinear, declare, emit
@@ -56,7 +56,7 @@ def rewrite_linears(mlir: str, *, encodings: Mapping[Kind, str], scope: str) -> 
     """
     if unknown := set(encodings.values()) - set(_KERNELS):
         raise ValueError(f"unknown encoding `{min(unknown)}`; known: {', '.join(_KERNELS)}")
-    lines = mlir.splitlines()
+    lines = fp8_rounding.rewrite(mlir.splitlines())
     keys = parameter_keys(lines)
     found: list[QuantisedLinear | QuantisedRows] = [*matmul_nbits.find(lines, keys), *fp8_matmul.find(lines, keys)]
     found += gather_rows.find(lines, keys)

@@ -12,18 +12,24 @@ _STEPS = (
     "{p}.top = arith.constant 32768 : i32",
     "{p}.mantissas = arith.constant 13 : i32",
     "{p}.halfway = arith.constant 16 : i32",
-    "{p}.rebias = arith.constant 0x77800000 : f32",
+    "{p}.rebias = arith.constant 0x38000000 : i32",
+    "{p}.least = arith.constant 1024 : i32",
+    "{p}.unit = arith.constant 5.9604644775390625e-08 : f32",
     "{p}.size = arith.andi {p}.word, {p}.mask : i32",
     "{p}.placed = arith.shli {p}.size, {p}.mantissas : i32",
-    "{p}.small = arith.bitcast {p}.placed : i32 to f32",
-    "{p}.scaled = arith.mulf {p}.small, {p}.rebias : f32",
-    "{p}.unsigned = arith.bitcast {p}.scaled : f32 to i32",
+    "{p}.normal = arith.addi {p}.placed, {p}.rebias : i32",
+    "{p}.count = arith.uitofp {p}.size : i32 to f32",
+    "{p}.small = arith.mulf {p}.count, {p}.unit : f32",
+    "{p}.subnormal = arith.bitcast {p}.small : f32 to i32",
+    "{p}.below = arith.cmpi ult, {p}.size, {p}.least : i32",
+    "{p}.unsigned = arith.select {p}.below, {p}.subnormal, {p}.normal : i32",
     "{p}.sign = arith.andi {p}.word, {p}.top : i32",
     "{p}.high = arith.shli {p}.sign, {p}.halfway : i32",
     "{p}.joined = arith.ori {p}.unsigned, {p}.high : i32",
     "{result} = arith.bitcast {p}.joined : i32 to f32",
 )
-"""Exponent and mantissa go to their place in a float32, whose exponent is then 112 too small: × 2^112, exactly."""
+"""Exponent and mantissa go to their place in a float32, whose exponent becomes 112 larger. A subnormal half is so many
+2^-24: IREE's devices flush subnormal float32 to zero, so none may come up on the way."""
 
 
 def widen_halves(mlir: str) -> str:

@@ -31,7 +31,7 @@ def spell_out(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         kept = NodeProto()
         kept.CopyFrom(node)
-        known = types.get(node.output[0]) or types.get(node.input[0])
+        known = types.get(node.output[0]) or (types.get(node.input[0]) if node.input else None)
         steps = list(_steps(node)) if known and known.tensor_type.elem_type == TensorProto.FLOAT else []
         nodes += [_node(node, *step) for step in steps] or [kept]
         used |= {name for _, _, names in steps for name in names if name in _CONSTANTS}

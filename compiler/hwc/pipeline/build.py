@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from hwc import machine
@@ -18,9 +20,10 @@ from hwc.errors import GateError, UsageError
 from hwc.events import Event, Listener
 from hwc.measure.profile import Method
 from hwc.oci_layout import Layout
+from hwc.pipeline import equivalence
 from hwc.pipeline import targets as resolving
 from hwc.pipeline.outcome import Outcome, created_utc
-from hwc.pipeline.plan import Plan, Setting, make_plan
+from hwc.pipeline.plan import Plan, Setting, VariantPlan, layers_step, make_plan, walk
 from hwc.pipeline.run import run_steps
 from hwc.pipeline.store import Store
 from hwc.quantise import scheme as schemes
@@ -98,14 +101,21 @@ def build(project: Project, request: Request, listen: Listener) -> Built:
     counted = _Counter(listen)
     store = Store(project.home)
     store.repair()
-    done = run_steps(
-        plan.steps(), store, counted, jobs=request.jobs, timeout_s=project.spec.step_timeout_s,
-        memory_bytes=project.spec.step_memory_bytes, refresh=request.refresh,
+    run = partial(
+        run_steps, store=store, listen=counted, jobs=request.jobs, timeout_s=project.spec.step_timeout_s,
+        memory_bytes=project.spec.step_memory_bytes,
     )
+    done = run(plan.steps(), refresh=request.refresh)
     spec, prices = request.found.spec, find_prices(project)
     outcomes = [Outcome(plan, variant, done) for variant in plan.variants]
-    described = [outcome.serving(request.tag, prices) for outcome in outcomes]
-    verdicts = _verdicts(request, outcomes, described)
+    tokens = {outcome.variant.name: outcome.check.get("greedy_tokens", ()) for outcome in outcomes if outcome.check}
+    described = [outcome.serving(request.tag, prices, tokens) for outcome in outcomes]
+
+    def trace(variant: VariantPlan) -> Path:
+        step = layers_step(plan, variant)
+        return run(list(walk(step))[::-1])[step.key].path
+
+    verdicts = _verdicts(request, outcomes, described, trace)
     parts = [outcome.parts(serving) for outcome, serving in zip(outcomes, described, strict=True)]
     identity = pack.ModelIdentity(
         model_id=spec.name, version=request.tag, title=spec.title, licences=(spec.licence,)
@@ -152,12 +162,17 @@ class GatesMissed(GateError):
         self.verdicts = tuple(verdicts)
 
 
-def _verdicts(request: Request, outcomes: Sequence[Outcome], described: Sequence[Serving]) -> list[Verdict]:
+def _verdicts(
+    request: Request, outcomes: Sequence[Outcome], described: Sequence[Serving], trace: equivalence.Trace
+) -> list[Verdict]:
     spec = request.found.spec
-    found: list[Verdict] = []
+    found = equivalence.verdicts(outcomes, trace)
     for outcome, serving in zip(outcomes, described, strict=True):
         before = _baseline(request.baseline, serving)
-        found += hold(serving, outcome.gates(), parity_max_abs=spec.parity_max_abs, baseline=before)
+        found += hold(
+            serving, outcome.gates(), parity_max_abs=outcome.parity_max_abs, baseline=before,
+            functional=outcome.functional,
+        )
     if any(verdict.outcome == "missed" for verdict in found):
         raise GatesMissed(spec.name, found)
     return found

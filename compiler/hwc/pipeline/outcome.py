@@ -72,6 +72,11 @@ class Outcome:
         )
 
     @property
+    def parity_max_abs(self) -> float:
+        """Largest difference allowed to ONNX Runtime on the same quantised graph."""
+        return self.spec.parity_max_abs * self.variant.scheme.parity_factor
+
+    @property
     def measured_utc(self) -> str | None:
         """When it was profiled here; None if it was not."""
         return self.profile["measured_utc"] if self.profile else None
@@ -116,7 +121,7 @@ class Outcome:
             "evaluation": spec.evaluation.model_dump(mode="json", exclude_none=True),
             **_evaluator_facts(self.variant),
             "gates": self.gates().model_dump(mode="json", exclude_none=True),
-            "parity_max_abs": spec.parity_max_abs,
+            "parity_max_abs": self.parity_max_abs,
             **({"generation": self.language()} if spec.generation else {}),
             "tools": {tool: tool_version(tool) for tool in TOOLS},
         }

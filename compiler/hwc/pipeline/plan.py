@@ -13,10 +13,13 @@ from hwc.pipeline import stages
 from hwc.pipeline.step import Step, make_step
 from hwc.program import Device
 from hwc.quantise.scheme import Scheme
+from hwc.quantise.sensitivity import Question
 from hwc.spec.model import Bucket, ModelSpec, PythonSource
 from hwc.spec.project import Found
 from hwc.spec.target import TargetSpec
 
+SENSITIVITY_CASES = 2
+"""Calibration cases on which each layer is rounded alone: every layer runs the whole model that often."""
 FUNCTIONAL_BUDGET_S = 3.0
 """Time for the latencies of a device that is only good for functional tests: they say nothing about any other."""
 
@@ -208,7 +211,19 @@ class _Front:
         inputs = {"capture": self.capture()}
         if scheme.needs_data:
             inputs["calibration"] = self.calibration()
+        if scheme.budget_bits is not None:
+            inputs["sensitivity"] = self.sensitivity(scheme)
         return make_step(stages.QUANTISE, label, params, inputs, self.local)
+
+    def sensitivity(self, scheme: Scheme) -> Step:
+        assert scheme.linears is not None
+        asked = Question(
+            form=scheme.linears, exclude=self.spec.quantise.exclude, output=self.spec.outputs[0],
+            language=self.spec.generation is not None, cases=SENSITIVITY_CASES,
+        )
+        label = f"sensitivity of {self.spec.name} to {scheme.linears.told()}"
+        inputs = {"capture": self.capture(), "calibration": self.calibration()}
+        return make_step(stages.SENSITIVITY, label, {"question": asdict(asked)}, inputs, self.local)
 
     def calibration(self) -> Step:
         told = self.spec.calibration.model_dump(mode="json", exclude_defaults=True)

@@ -21,7 +21,8 @@ from hwc.lower import iree, lower
 from hwc.measure import check, layers, profile, score
 from hwc.pipeline.step import Stage
 from hwc.program import Device, Program, Slice, functions_from
-from hwc.quantise import codes, encode, quantise
+from hwc.quantise import codes, encode, quantise, sensitivity
+from hwc.quantise.formats import Format
 from hwc.quantise.graph import apply, onnx_tensors
 from hwc.quantise.scheme import Scheme, from_params
 from hwc.spec.model import Bucket, ModelSpec, bucket_id
@@ -130,7 +131,15 @@ def _weights(captured: Path) -> dict[str, Any]:
 def _quantise(job: Job) -> None:
     quantise.quantise(
         _scheme(job), tuple(job.params["exclude"]), job.inputs["capture"], job.out, job.inputs.get("calibration"),
-        job.work,
+        job.work, job.inputs.get("sensitivity"),
+    )
+
+
+def _sensitivity(job: Job) -> None:
+    asked = {**job.params["question"], "form": Format(**job.params["question"]["form"])}
+    asked["exclude"] = tuple(asked["exclude"])
+    sensitivity.measure(
+        sensitivity.Question(**asked), job.inputs["capture"], job.inputs["calibration"], job.out
     )
 
 
@@ -273,6 +282,9 @@ SIMPLIFY = Stage(name="simplify", version=3, tools=("onnx", "onnxsim", "onnxrunt
 CASES = Stage(name="cases", version=3, tools=("onnxruntime", "tokenizers"), function=_cases)
 CALIBRATION = Stage(name="calibration", version=1, tools=("tokenizers",), function=_calibration)
 QUANTISE = Stage(name="quantise", version=3, tools=("ml-dtypes", "onnxruntime", "numpy"), function=_quantise)
+SENSITIVITY = Stage(
+    name="sensitivity", version=1, tools=("ml-dtypes", "onnxruntime", "numpy"), function=_sensitivity
+)
 REFERENCE = Stage(name="reference", version=3, tools=("onnx", "onnxruntime"), function=_reference)
 ENCODE = Stage(name="encode", version=4, tools=("iree-base-runtime", "onnx"), function=_encode)
 LOWER = Stage(name="lower", version=4, tools=("iree-base-compiler", "onnx"), function=_lower)
@@ -285,5 +297,7 @@ LAYERS = Stage(
 
 STAGES = {
     stage.name: stage
-    for stage in (CAPTURE, SIMPLIFY, CASES, CALIBRATION, QUANTISE, REFERENCE, ENCODE, LOWER, CHECK, PROFILE, LAYERS)
+    for stage in (
+        CAPTURE, SIMPLIFY, CASES, CALIBRATION, SENSITIVITY, QUANTISE, REFERENCE, ENCODE, LOWER, CHECK, PROFILE, LAYERS,
+    )
 }

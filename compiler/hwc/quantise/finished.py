@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 STATE = "state.json"
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 _ERROR = "relative_error"
+_SCALE = ".scale"
+_LARGEST = "largest_input"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +33,12 @@ class Solved:
     codes: Codes
     changed: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Float weights that change with the codes, such as a bias: name to new value."""
+    scale: np.ndarray | None = None
+    """float32 [K]: the codes are of the weight times this scale, for inputs over it; None is 1 (see awq.py)."""
     relative_error: float | None = None
     """Squared error of the outputs on the calibration data over their squared size; None where nothing was measured."""
+    largest_input: float = 0.0
+    """Largest size of a number in the inputs, on the calibration data."""
 
 
 class Finished:
@@ -57,8 +63,11 @@ class Finished:
         """Write one layer; its codes come last, and tell that it is whole."""
         from safetensors.numpy import save
 
-        changed = {name + ADJUSTED: value for name, value in solved.changed.items()}
-        write_atomic(self._beside(layer), save(changed, {_ERROR: json.dumps(solved.relative_error)}))
+        beside = {name + ADJUSTED: value for name, value in solved.changed.items()}
+        if solved.scale is not None:
+            beside[_SCALE] = solved.scale
+        told = {_ERROR: json.dumps(solved.relative_error), _LARGEST: json.dumps(solved.largest_input)}
+        write_atomic(self._beside(layer), save(beside, told))
         part = self._codes(layer).with_suffix(".part")
         canonical.save({layer: solved.codes}, part)
         os.replace(part, self._codes(layer))
@@ -72,18 +81,33 @@ class Finished:
         beside = Weights(self._beside(layer))
         return Solved(
             codes=canonical.load(self._codes(layer))[layer],
-            changed={name.removesuffix(ADJUSTED): beside[name] for name in beside},
+            changed={name.removesuffix(ADJUSTED): beside[name] for name in beside if name != _SCALE},
+            scale=next((beside[name] for name in beside if name == _SCALE), None),
             relative_error=json.loads(beside.metadata[_ERROR]),
+            largest_input=json.loads(beside.metadata[_LARGEST]),
         )
 
-    def join(self, codes: Path, changed: Path) -> None:
-        """Write all codes to one file and, where there are any, all changed float weights to another."""
-        layers, none = sorted(self._numbers), self._folder / "none.safetensors"
+    def join(self, codes: Path, changed: Path, *, folded: Mapping[str, Solved]) -> None:
+        """Write all codes to one file and, where there are any, all changed float weights to another.
+
+        ``folded`` holds layers that are not to be written as they were kept.
+        """
+        import numpy as np
+        from safetensors.numpy import save_file
+
+        none, values = self._folder / "none.safetensors", dict[str, np.ndarray]()
         canonical.save({}, none)  # a scheme that stores nothing has a file of codes all the same
-        join([none, *map(self._codes, layers)], codes)
-        beside = [path for path in map(self._beside, layers) if len(Weights(path))]
-        if beside:
-            join(beside, changed)
+        parts = [none]
+        for layer in sorted(self._numbers):
+            parts.append(self._codes(layer))
+            if layer in folded:
+                parts[-1] = self._codes(layer).with_suffix(".folded")
+                canonical.save({layer: folded[layer].codes}, parts[-1])
+            solved = folded.get(layer) or self.read(layer)
+            values |= {name + ADJUSTED: np.array(value) for name, value in solved.changed.items()}
+        join(parts, codes)
+        if values:
+            save_file(dict(sorted(values.items())), changed)
 
     def ran(self, segments: int, live: Mapping[str, Any]) -> None:
         """Note how many segments the cases have run through, and the values that they carry on."""

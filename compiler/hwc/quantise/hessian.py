@@ -26,6 +26,8 @@ class Moments:
         import numpy as np
 
         self.rows = 0
+        self.largest = 0.0
+        """Largest size of a number in the quantised model's inputs."""
         self.gram = np.zeros((k, k), np.float64)
         """Xqᵀ Xq: the quantised model's inputs with themselves."""
         self.drift = np.zeros((k, k), np.float64)
@@ -38,6 +40,7 @@ class Moments:
     def add(self, float_rows: np.ndarray, quantised_rows: np.ndarray) -> None:
         """Take float32 rows [T, K] of both streams, in the same order."""
         self.rows += len(float_rows)
+        self.largest = max(self.largest, float(abs(quantised_rows).max(initial=0.0)))
         self.float_sum += float_rows.sum(axis=0, dtype="float64")
         self.quantised_sum += quantised_rows.sum(axis=0, dtype="float64")
         self._pending.append((float_rows, quantised_rows))
@@ -61,6 +64,17 @@ class Moments:
             self.gram += gram
             self.drift += drift
         self._pending.clear()
+
+    def scaled(self, scale: np.ndarray) -> Moments:
+        """Return the moments of the inputs X / scale, for a scale [K]; ``largest`` stays that of X."""
+        import numpy as np
+
+        made = Moments(0)
+        both = np.outer(scale, scale).astype(np.float64)
+        made.rows, made.largest = self.rows, self.largest
+        made.gram, made.drift = self.gram / both, self.drift / both
+        made.float_sum, made.quantised_sum = self.float_sum / scale, self.quantised_sum / scale
+        return made
 
     def metric(self, *, centred: bool) -> Metric:
         """Return the metric of these inputs; linears that share them share it. Raises StepError if not positive."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 from hwc import onnx_io
 from hwc.errors import StepError
 from hwc.files import locked
-from hwc.quantise import bias, calibrate, progress
+from hwc.quantise import awq, bias, calibrate, progress
 from hwc.quantise import codes as canonical
+from hwc.quantise.codes import FP8_MAX
 from hwc.quantise.finished import Finished, Solved
 from hwc.quantise.fit import Fit
 from hwc.quantise.formats import from_table
 from hwc.quantise.linears import Linear, assign, find
 from hwc.quantise.scheme import Scheme
 from hwc.quantise.segments import cut
+from hwc.quantise.sensitivity import SENSITIVITY, choose
 from hwc.quantise.weights import Weights
 
 if TYPE_CHECKING:
@@ -38,30 +40,35 @@ CALIBRATION_FACTS = "calibration.json"
 
 def quantise(
     scheme: Scheme, exclude: tuple[str, ...], captured: Path, out: Path, calibration: Path | None = None,
-    work: Path | None = None,
+    work: Path | None = None, costs: Path | None = None,
 ) -> None:
     """Write ``codes.safetensors``, ``layers.json``, ``method.json`` and, if there are any, ``overrides.safetensors``.
 
     ``calibration`` is a folder of cases (``cases.npz``), with ``calibration.json`` on where they come from; without
-    it every scheme rounds to nearest, and ``method.json`` says so. One segment's weights are in memory at a time, and
+    it every scheme rounds to nearest, and ``method.json`` says so. ``costs`` is a folder with ``sensitivity.json``, by
+    which a scheme with a budget chooses formats. One segment's weights are in memory at a time, and
     one layer's codes. ``work`` is a folder for what is done so far: another try with it goes on from there; without
     it, nothing outlasts a failure. Raises StepError if the scheme covers nothing or the model cannot run its
     calibration data.
     """
     model = onnx_io.load_graph(captured / "graph.onnx")
     linears = assign(find(model, exclude=exclude), scheme.formats)
+    if scheme.budget_bits is not None and costs is not None:
+        told = json.loads((costs / SENSITIVITY).read_text())["costs"]
+        wide = choose(linears, told, scheme.budget_bits)
+        linears = assign(find(model, exclude=exclude), {**scheme.formats, **wide})
     chosen = [linear for linear in linears if linear.format]
     if not scheme.is_float and not any(linear.role == "linear" for linear in chosen):
         raise _covers_nothing(scheme, linears)
     with _folder(work, out) as folder, locked(folder / LOCK):
         finished = Finished(folder / "layers", chosen)
         if scheme.solver == "gptq" and calibration is not None:
-            facts = _calibrate(scheme, model, chosen, finished, _Places(captured, calibration, folder / "live"))
+            facts, folded = _calibrate(scheme, model, chosen, finished, _Places(captured, calibration, folder / "live"))
         else:
             _round(chosen, finished, captured)
-            facts = {"method": scheme.without_data, "calibration": None}
-        finished.join(out / CODES, out / OVERRIDES)
-        rows = [_row(linear, finished) for linear in linears]
+            facts, folded = {"method": scheme.without_data, "calibration": None}, dict[str, Solved]()
+        finished.join(out / CODES, out / OVERRIDES, folded=folded)
+        rows = [_row(linear, finished, folded) for linear in linears]
     (out / LAYERS).write_text(json.dumps(rows, indent=1, sort_keys=True))
     (out / METHOD).write_text(json.dumps(facts, indent=1, sort_keys=True))
 
@@ -109,18 +116,25 @@ class _Places:
 
 def _calibrate(
     scheme: Scheme, model: onnx.ModelProto, chosen: list[Linear], finished: Finished, at: _Places
-) -> dict[str, Any]:
-    """Fit linears to the calibration data, round embeddings; return what ``method.json`` tells."""
+) -> tuple[dict[str, Any], dict[str, Solved]]:
+    """Fit linears to the data, round embeddings; return what ``method.json`` tells, and the layers a scale changed."""
     progress.log_to_stderr()
     linears = [linear for linear in chosen if linear.role == "linear"]
     _round([linear for linear in chosen if linear.role == "embedding"], finished, at.captured)
     running = calibrate.prepare(model, cut(model, linears), at.captured, at.calibration, finished, at.live)
-    calibrate.calibrate(running, Fit(weights=running.weights, biases=bias.find(model, linears)))
-    return {
+    groups = [group for segment in running.segments for group in segment.groups]
+    biases = bias.find(model, linears)
+    fit = Fit(
+        weights=running.weights, finished=finished, biases=biases, places=awq.places(model, groups, biases)
+    )
+    calibrate.calibrate(running, fit)
+    facts = {
         "method": scheme.method,
         "calibration": _told(at.calibration, len(running.cases)),
         "relative_error": {linear.layer: finished.read(linear.layer).relative_error for linear in linears},
+        "scaled_inputs": [group.source for group in groups if finished.read(group.linears[0].layer).scale is not None],
     }
+    return facts, fit.changed(groups)
 
 
 def _told(calibration: Path, cases: int) -> dict[str, Any]:
@@ -130,9 +144,14 @@ def _told(calibration: Path, cases: int) -> dict[str, Any]:
     return {**facts, "cases": cases}
 
 
-def _row(linear: Linear, finished: Finished) -> dict[str, Any]:
-    changed = finished.read(linear.layer).changed if linear.format else {}
-    return dataclasses.asdict(dataclasses.replace(linear, adjusted=next(iter(changed), "")))
+def _row(linear: Linear, finished: Finished, folded: Mapping[str, Solved]) -> dict[str, Any]:
+    if linear.format is None:
+        return dataclasses.asdict(linear)
+    solved = folded.get(linear.layer) or finished.read(linear.layer)
+    scale = solved.largest_input / FP8_MAX if linear.format.activations == "static" else 0.0
+    return dataclasses.asdict(
+        dataclasses.replace(linear, adjusted=tuple(sorted(solved.changed)), activation_scale=scale)
+    )
 
 
 def read_overrides(folder: Path) -> dict[str, np.ndarray]:
@@ -151,4 +170,4 @@ def read_layers(folder: Path) -> list[Linear]:
 def read_rows(folder: Path) -> list[Linear]:
     """Return every linear and embedding that was found, quantised or not."""
     rows = json.loads((folder / LAYERS).read_text())
-    return [Linear(**{**row, "format": from_table(row["format"])}) for row in rows]
+    return [Linear(**{**row, "format": from_table(row["format"]), "adjusted": tuple(row["adjusted"])}) for row in rows]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from language_parts import causal_folder
 from use_parts import FACTORY, encoder_folder, linear_onnx
 
 if TYPE_CHECKING:
@@ -68,3 +69,20 @@ def build_path(paths_cli: Cli) -> Callable[..., FromPath]:
         return done[source]
 
     return build
+
+
+@pytest.fixture(scope="session")
+def language(shared_mlp: Cli, tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    """A command line with a small language model as ``./tiny-llama``. Read it, never change it."""
+    folder = tmp_path_factory.mktemp("language")
+    causal_folder(folder / "tiny-llama")
+    return type(shared_mlp)(home=folder / "home", store=folder / "store", cwd=folder)
+
+
+@pytest.fixture(scope="session")
+def built_language(language: Cli) -> Mapping[str, Any]:
+    """The small language model built for this CPU: scheme to serving.json."""
+    schemes = ("-q", "fp32", "-q", "w4a16", "-q", "fp8")
+    ran = language("build", "./tiny-llama", "-t", "llvm-cpu-host", *schemes, "--format", "json").ok()
+    documents = ran.json()[0]["variants"]
+    return {document["identity"]["variant_id"].partition("/")[2]: document for document in documents}

@@ -20,8 +20,9 @@ from hwc.pipeline.step import Step
 from hwc.pipeline.store import Store
 from hwc.quantise.encode import LINEAR_ARCHIVE, read_archive, write_archive
 from hwc.quantise.encodings import Packed
+from hwc.spec import infer
 from hwc.spec.model import ModelSpec
-from hwc.spec.project import find_model, open_project
+from hwc.spec.project import open_project
 
 Entries = dict[str, np.ndarray]
 Fault = Callable[[Entries, str, int], None]
@@ -69,10 +70,10 @@ class Made:
         return into
 
 
-def made(cli: Cli, model: str, scheme: str) -> Made:
+def made(cli: Cli, model: str, scheme: str, *, target: str = "llvm-cpu-host") -> Made:
     project = open_project(cli.cwd, env=clean_environment(cli.home), store=cli.store)
-    found = find_model(project, model)
-    request = Request(found=found, targets=("llvm-cpu-host",), schemes=(scheme,), jobs=1, smoke=True)
+    found = infer.find(project, model)
+    request = Request(found=found, targets=(target,), schemes=(scheme,), jobs=1, smoke=True)
     (variant,) = plan_build(project, request).variants
     return Made(spec=found.spec, folder=found.folder, variant=variant, store=Store(project.home))
 

@@ -10,7 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
 from hwc import onnx_io
-from hwc.quantise.linears import Linear, find
+from hwc.quantise.linears import Linear, assign, find
+from hwc.quantise.scheme import SCHEMES, Scheme
 
 
 def deep(blocks: int, *, width: int = 64, hidden: int = 96, seed: int = 0) -> onnx.ModelProto:
@@ -86,4 +87,9 @@ def save_cases(folder: Path, cases: list[dict[str, np.ndarray]]) -> Path:
 
 def linears(model: onnx.ModelProto) -> list[Linear]:
     """Return the linears that may be quantised in groups of 32."""
-    return [linear for linear in find(model, exclude=(), group_size=32) if not linear.skip]
+    return [linear for linear in assign(find(model), scheme_of("w4a16").formats) if linear.format]
+
+
+def scheme_of(name: str) -> Scheme:
+    """Return a scheme that leaves embeddings in float."""
+    return SCHEMES[name].of_model("float")

@@ -5,7 +5,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from hwc import onnx_io
+from hwc import onnx_external, onnx_io
 from hwc.capture.fold import fold_weights
 from hwc.capture.weights import rename_invented
 from hwc.quantise.linears import find
@@ -46,6 +46,21 @@ def test_a_weight_behind_identity_and_transpose_becomes_a_linear_and_computes_th
     np.testing.assert_array_equal(_run(model)[0], before[0])
     onnx_io.detach(model)
     assert [(linear.k, linear.n) for linear in find(model)] == [(64, 6)]
+
+
+def test_a_weight_outside_the_graph_is_folded_without_being_copied():
+    model, inside = _transposed_linear(), _transposed_linear()
+    value = numpy_helper.to_array(inside.graph.initializer[0])
+    del model.graph.initializer[:]
+    outside: dict[str, np.ndarray] = {}
+    onnx_external.put(model, "dense.weight", value, outside)
+    assert fold_weights(model, outside) == 2
+    assert set(outside) == {"turned"}
+    assert np.shares_memory(outside["turned"], value)
+    weights = onnx_io.detach(model, outside)
+    fold_weights(inside)
+    np.testing.assert_array_equal(weights["turned"], onnx_io.detach(inside)["turned"])
+    assert model.SerializeToString() == inside.SerializeToString()
 
 
 def test_a_transposed_weight_that_is_also_an_output_keeps_its_node():

@@ -103,6 +103,14 @@ def latency_verdicts(found: Serving, bound: float) -> list[tuple[str, str]]:
     return [(verdict.gate, verdict.outcome) for verdict in verdicts if "p99" in verdict.gate]
 
 
+def test_what_a_functional_device_does_not_tell_is_unjudged_and_what_it_tells_is_judged():
+    gates = Gates(kl_mean_max=0.06, greedy_tokens_min=4)
+    for tokens, outcome in ((4, "passed"), (3, "missed")):
+        verdicts = hold(serving(greedy_tokens=tokens), gates, parity_max_abs=PARITY, functional=True)
+        told = {verdict.gate: verdict.outcome for verdict in verdicts}
+        assert told == {"parity": "passed", "kl_mean": "unjudged", "greedy_tokens": outcome}
+
+
 @pytest.mark.parametrize(("bound", "outcome"), [(11.0, "passed"), (10.9, "missed")])
 def test_time_to_first_token_and_between_tokens_are_judged_on_their_own_cells(bound, outcome):
     assert latency_verdicts(language(), bound) == [
@@ -198,9 +206,17 @@ def test_each_language_metric_gets_worse_in_its_own_direction(metric, before, af
     assert [v.outcome for v in found if v.gate == f"{metric} against baseline"] == [outcome]
 
 
+def test_token_latencies_are_held_against_those_of_a_baseline_cell_by_cell():
+    found = _regression(language(), language(), latency_growth_max=0.1)
+    told = {verdict.gate: verdict.outcome for verdict in found if "latency" in verdict.gate}
+    assert told == {
+        "latency decode_b1_n512 against baseline": "passed", "latency prefill_b1_n128 against baseline": "passed",
+    }
+
+
 def test_the_growth_interval_is_welchs():
-    cell = serving().profile.request[0]
-    low, high = growth_interval(cell, cell)
+    told = serving().profile.request[0].latency_ms
+    low, high = growth_interval(told, told)
     half = 1.96 * math.sqrt(2 * 0.4**2 / 200) / 8.2
     assert (low, high) == pytest.approx((-half, half))
 

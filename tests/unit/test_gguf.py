@@ -81,7 +81,7 @@ def test_a_quantised_file_gives_the_weights_that_transformers_reads_from_it(tmp_
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q8_0"])
 def test_codes_scales_and_offsets_give_back_what_gguf_dequantises_to_the_bit(tmp_path: Path, kind: str) -> None:
     path = write_model(tiny_model(tiny_config("llama")), tmp_path / "tiny.gguf", kind=kind)
     weights = load_file(folder_of(path) / "model.safetensors")
@@ -96,7 +96,7 @@ def test_codes_scales_and_offsets_give_back_what_gguf_dequantises_to_the_bit(tmp
 
 
 def test_tensors_of_other_types_are_no_part_of_what_is_repacked(tmp_path: Path) -> None:
-    path = write_model(tiny_model(tiny_config("llama")), tmp_path / "tiny.gguf", kind="Q5_0")
+    path = write_model(tiny_model(tiny_config("llama")), tmp_path / "tiny.gguf", kind="Q5_1")
     assert list(quantised_tensors([path])) == []
 
 

@@ -260,17 +260,6 @@ def test_greedy_tokens_count_up_to_the_first_difference_on_the_worst_prompt() ->
         language.greedy_tokens([[1]], [])
 
 
-def test_rows_say_what_serving_json_wants(tmp_path: Path) -> None:
-    from hwc.bundle.serving_records import Quality
-
-    p = logits(23, scale=4)
-    found = language.compare(*pair(p, p + logits(24, scale=0.1)), windows())
-    rows = language.rows(found, data_sha256="sha256:" + "ab" * 32, reference="float32")
-    told = {row["metric"]: Quality.model_validate(row) for row in rows}
-    assert {"kl_mean", "kl_p99", "top1", "perplexity_ratio", "kl_mean/a"} <= set(told)
-    assert told["kl_mean"].ci95[0] < told["kl_mean"].value < told["kl_mean"].ci95[1]
-
-
 # Errors against repeated experiments: windows of 16 positions, half of the variance shared within a window.
 
 

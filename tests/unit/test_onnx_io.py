@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -11,8 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_parts import linear, model_of
 
 from hwc import onnx_io
+from hwc.capture.capture import save_weights
 from hwc.capture.simplify import session
 from hwc.errors import IntegrityError, StepError
+from hwc.quantise.weights import Weights
 
 
 def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
@@ -29,6 +32,29 @@ def test_a_detached_graph_with_its_weights_computes_what_the_model_did() -> None
     assert list(weights) == ["fc.weight"]
     assert [value.name for value in model.graph.input] == ["x", "fc.weight"]
     np.testing.assert_array_equal(run(onnx_io.attach(model, weights), X), expected)
+
+
+def test_a_detached_graph_is_run_on_weights_that_lie_in_a_file(tmp_path: Path) -> None:
+    model = linear()
+    expected = run(model, X)
+    weights = onnx_io.detach(model)
+    save_weights(weights, tmp_path / "w.safetensors")
+    before = model.SerializeToString(deterministic=True)
+    opened = session(model, Weights(tmp_path / "w.safetensors"))
+    (tmp_path / "w.safetensors").unlink()
+    np.testing.assert_array_equal(opened.run(["y"], {"x": X})[0], expected)
+    assert model.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn"])
+def test_weights_of_types_that_numpy_does_not_know_are_run_on_too(dtype: str) -> None:
+    weight = np.random.default_rng(0).standard_normal((64, 64)).astype(ml_dtypes.bfloat16).astype(dtype)
+    widen = helper.make_node("Cast", ["w"], ["wide"], to=TensorProto.FLOAT)
+    model = model_of([widen, helper.make_node("MatMul", ["x", "wide"], ["y"])], {"w": weight}, width=64, out=64)
+    weights = onnx_io.detach(model)
+    assert list(weights) == ["w"]
+    found = session(model, weights).run(["y"], {"x": X})[0]
+    np.testing.assert_allclose(found, X @ weight.astype(np.float32), atol=1e-4)
 
 
 def test_attaching_leaves_the_detached_graph_as_it_was() -> None:

@@ -14,6 +14,7 @@ import pytest
 from hwc.capture.source import Located
 from hwc.errors import UsageError
 from hwc.pipeline import stages
+from hwc.pipeline.equivalence import layers_step
 from hwc.pipeline.plan import Plan, ResolvedTarget, Setting, make_plan, walk
 from hwc.pipeline.step import make_step
 from hwc.program import Device
@@ -241,3 +242,69 @@ def test_a_target_without_an_encoding_for_the_scheme_is_refused() -> None:
     inputs.target["encoding"] = {"fp8": "e4m3-bits"}
     with pytest.raises(UsageError, match="names no encoding for int4"):
         inputs.plan()
+
+
+# Language models
+
+
+def language(scheme: str, **changed: Any) -> Inputs:
+    model = tomllib.loads((facts_dir("models") / "smollm2.toml").read_text())
+    target = {**TARGET, "execution": {**TARGET["execution"], **changed}}
+    method = {"rounds": 200, "budget_s": 9.0}
+    return Inputs(model=model, target=target, scheme=SCHEMES[scheme], setting={**Inputs().setting, "method": method})
+
+
+def nearest(scheme: str, **changed: Any) -> tuple[Any, Any]:
+    """Return the step that answers for the twin, if there is one, and the check."""
+    (variant,) = language(scheme, **changed).plan().variants
+    assert variant.check is not None
+    assert variant.check.inputs.get("nearest") is variant.nearest
+    return variant.nearest, variant.check
+
+
+def test_calibrated_int4_of_a_language_model_has_a_twin_of_the_same_formats_that_rounds_to_nearest() -> None:
+    (variant,) = language("w4a16").plan().variants
+    twin, own = (step.inputs["quantise"].params["scheme"] for step in (variant.nearest, variant.reference))
+    assert (own["solver"], twin["solver"]) == ("gptq", "nearest")
+    told = {"name", "title", "solver", "method"}
+    assert {key: own[key] for key in own.keys() - told} == {key: twin[key] for key in twin.keys() - told}
+    assert "calibration" not in variant.nearest.inputs["quantise"].inputs
+    assert not any(step.stage.name == "lower" for step in walk(variant.nearest))
+
+
+def test_the_twin_is_the_scheme_that_rounds_to_nearest_where_both_are_built() -> None:
+    (variant,) = language("w4a16").plan().variants
+    (rounded,) = language("w4a16-rtn").plan().variants
+    assert variant.nearest.key == rounded.reference.key
+
+
+@pytest.mark.parametrize("scheme", ["fp32", "fp8", "w4a16-rtn"])
+def test_other_schemes_have_no_twin(scheme: str) -> None:
+    assert nearest(scheme)[0] is None
+
+
+def test_a_functional_device_makes_few_tokens_on_two_shapes_and_compares_with_no_twin() -> None:
+    inputs = language("w4a16", functional_only=True)
+    (variant,) = inputs.plan().variants
+    assert variant.nearest is None
+    assert [bucket["sequence"] for bucket in variant.buckets] == [1, 16]
+    assert variant.check.params["greedy_tokens"] == 4
+    assert variant.profile.params["method"]["composed"] is False
+    assert nearest("w4a16")[1].params["greedy_tokens"] == 64
+
+
+def test_a_profile_of_a_language_model_knows_the_length_of_its_cache() -> None:
+    (variant,) = language("fp32").plan().variants
+    assert variant.profile.params["context_tokens"] == 1024
+    assert "context_tokens" not in Inputs().plan().variants[0].profile.params
+
+
+def test_the_layers_of_a_variant_are_run_from_what_it_was_built_of() -> None:
+    plan = language("w4a16").plan()
+    (variant,) = plan.variants
+    step = layers_step(plan, variant)
+    assert {role: step.inputs[role].key for role in ("quantise", "encode")} == {
+        "quantise": variant.quantise.key, "encode": variant.encode.key,
+    }
+    assert step.params["spec"]["buckets"] == [{"batch": 1, "sequence": 16, "logits": 1}]
+    assert step.key not in {other.key for other in plan.steps()}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 import statistics
 
+import numpy as np
 import pytest
 
 from hwc.measure.profile import cell, noise, summarise
 from hwc.program import Function, Port
+from hwc.runtime import timing
 
 
 def steady(count: int = 200, *, base: float = 10.0, spread: float = 0.02, seed: int = 0) -> list[float]:
@@ -69,9 +71,12 @@ FUNCTION = Function(
     name="b4", bucket={"batch": 4}, inputs=(Port(name="x", dtype="float32", shape=(4, 8)),),
     outputs=(Port(name="y", dtype="float32", shape=(4, 2)),),
 )
+FEEDS = {'{"batch": 4}': {"x": np.zeros((4, 8), np.float32)}}
 
 
 def test_a_cell_counts_items_by_its_batch() -> None:
     report = {"wall_ms": {"b4": [10.0] * 50}, "cpu_ms": {"b4": [10.0] * 50}, "first_ms": {"b4": 99.0}}
-    made = cell(FUNCTION, report, on_processor=True)
+    (series,) = timing.single([FUNCTION], FEEDS)
+    made = cell({"function": series.name, **series.facts}, report, on_processor=True)
+    assert made["bucket"] == FUNCTION.bucket
     assert (made["batch"], made["items_per_s"], made["first_ms"], made["valid"]) == (4, 400.0, 99.0, True)

@@ -54,6 +54,30 @@ def test_a_verified_variant_is_told_with_its_latency_quality_cost_and_methods() 
         assert expected in told
 
 
+def test_a_language_model_is_told_by_prompts_and_tokens_with_what_a_million_tokens_cost() -> None:
+    serving = verified_serving()
+    (request,) = serving["profile"].pop("request")
+    rest = {"batch": 1, "tok_s": 97.5, "valid": False, "method": "measured"}
+    serving["profile"] |= {
+        "prefill": [{"isl": 64, "calls": 4, "ttft_ms": request["latency_ms"], **rest}],
+        "decode": [{"context": 512, "itl_ms": request["latency_ms"], **rest}],
+    }
+    serving["cost"] |= {
+        "usd_per_million_items": [],
+        "usd_per_million_tokens": [
+            {"phase": "decode", "batch": 1, "tokens": 512, "utilisation": 0.5, "usd": {"low": 3, "base": 4, "high": 5}}
+        ],
+    }
+    profile = {**PROFILE, "cells": [{"function": "decode_b1_n512", "noise": ["too much else ran"]}]}
+    told = outline(variant(serving, profile=profile)).text
+    for expected in (
+        "TTFT, batch 1, prompt 64 in 4 calls", "ITL, batch 1, 512 tokens in the cache", "97.5 tokens",
+        "2 of 2latency cells flagged as noisy", "512 tokens in the cache is noisy: too much else ran",
+        "$4 per million tokens",
+    ):
+        assert expected in told
+
+
 def test_a_hostile_string_stays_text_wherever_it_stands() -> None:
     serving = verified_serving()
     serving["identity"]["bundle_id"] = serving["target"]["device"] = serving["target"]["compiler"] = HOSTILE

@@ -20,7 +20,7 @@ def project(tmp_path: Path):
 
 
 def test_the_expected_facts_are_shipped() -> None:
-    assert MODELS == ["cnn", "linear-onnx", "minilm", "mlp", "smollm2"]
+    assert MODELS == ["cnn", "gemma3-270m", "linear-onnx", "minilm", "mlp", "smollm2"]
     assert {"llvm-cpu-host", "x86-64-v3", "aarch64-neoverse", "vulkan-lavapipe", "cuda-sm80"} <= set(TARGETS)
 
 

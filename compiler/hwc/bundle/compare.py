@@ -10,6 +10,7 @@ from hwc.bundle.export_dir import chosen_measurement
 from hwc.bundle.open import Bundle, Variant
 from hwc.bundle.regression import growth_interval
 from hwc.bundle.serving import Serving
+from hwc.bundle.serving_cells import cells_of
 from hwc.errors import UsageError
 
 Weight = Literal["same", "changed", "noise", "incomparable"]
@@ -99,18 +100,18 @@ def _quality(name: str, left: Serving, right: Serving) -> Iterator[Change]:
 
 def _latency(name: str, left: Serving, right: Serving) -> Iterator[Change]:
     machines = [document.profile.conditions.machine_sha256 for document in (left, right)]
-    old = {cell.bucket: cell for cell in left.profile.request}
-    for cell in right.profile.request:
-        if cell.bucket not in old:
+    old = {cell.name: cell for cell in cells_of(left)}
+    for cell in cells_of(right):
+        if cell.name not in old:
             continue
-        before = old[cell.bucket]
-        low, high = growth_interval(before, cell)
+        before = old[cell.name]
+        low, high = growth_interval(before.latency, cell.latency)
         weight: Weight = "noise" if low <= 0 <= high else "changed"
         if machines[0] != machines[1] or not (cell.valid and before.valid):
             weight = "incomparable"
-        same = before.latency_ms == cell.latency_ms
+        same = before.latency == cell.latency
         yield _number(
-            name, f"mean ms {cell.bucket}", before.latency_ms.mean, cell.latency_ms.mean, "same" if same else weight
+            name, f"mean ms {cell.name}", before.latency.mean, cell.latency.mean, "same" if same else weight
         )
 
 
@@ -118,10 +119,10 @@ def _cost(name: str, left: Serving, right: Serving) -> Iterator[Change]:
     if left.cost is None or right.cost is None:
         return
     weight: Weight | None = "incomparable" if left.cost.as_of != right.cost.as_of else None
-    old = {row.bucket: row.usd.base for row in left.cost.usd_per_million_items}
-    for row in right.cost.usd_per_million_items:
-        if row.bucket in old:
-            yield _number(name, f"$/M items {row.bucket}", old[row.bucket], row.usd.base, weight)
+    old = {cell.name: cell.usd.base for cell in cells_of(left) if cell.usd is not None}
+    for cell in cells_of(right):
+        if cell.name in old and cell.usd is not None:
+            yield _number(name, f"$/M {cell.unit} {cell.name}", old[cell.name], cell.usd.base, weight)
 
 
 def markdown(title: str, changes: Sequence[Change]) -> str:

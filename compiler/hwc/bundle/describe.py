@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from hwc.bundle import describe_language
+from hwc.bundle import describe_cost, describe_language
 from hwc.bundle.serving import SCHEMA_VERSION, Serving, tiers
 from hwc.bundle.serving_profile import Conditions, Latency, Profile, RequestCell
 from hwc.bundle.serving_records import (
-    Cost,
     Definitions,
     Equivalence,
     Identity,
@@ -21,10 +20,7 @@ from hwc.bundle.serving_records import (
     Quality,
     Resources,
     Target,
-    UsdPerHour,
-    UsdPerMillionItems,
 )
-from hwc.predict import cost
 from hwc.spec.prices import PriceTable
 from hwc.spec.target import TargetSpec
 
@@ -58,6 +54,8 @@ class Findings:
     raw: Mapping[str, str]
     language: Mapping[str, Any] | None = None
     """Of a language model: its shape, and ``context_tokens``."""
+    equivalents: tuple[str, ...] = ()
+    """Variants that made the same golden tokens."""
 
 
 def describe(found: Findings, prices: PriceTable) -> Serving:
@@ -67,7 +65,7 @@ def describe(found: Findings, prices: PriceTable) -> Serving:
     latency = _profile(found.profile, language) if verified and found.profile else Profile()
     quality = _quality(found.check) if found.check else ()
     resources = _resources(found, latency)
-    priced = _cost(found.target, latency, prices)
+    priced = describe_cost.price(found.target, latency, prices)
     return Serving(
         status="verified" if verified else "unverified",
         identity=Identity(
@@ -80,12 +78,11 @@ def describe(found: Findings, prices: PriceTable) -> Serving:
         ),
         target=_target(found),
         model=Model(
-            arch="dense",
-            params=found.audit["parameters"],
+            params=(language or found.audit)["parameters"],
             weight_scheme=found.scheme,
             act_dtype="float32",
             tokenizer_sha256=found.tokenizer_sha256,
-            **_shape(language),
+            **_shape(language or {}),
         ),
         resources=resources,
         definitions=describe_language.DEFINITIONS if language else CALL_DEFINITIONS,
@@ -93,7 +90,7 @@ def describe(found: Findings, prices: PriceTable) -> Serving:
         cost=priced,
         qos=describe_language.qos(latency) if language else _qos(latency),
         quality=quality,
-        equivalence=Equivalence(golden_sha256=found.golden_sha256),
+        equivalence=Equivalence(golden_sha256=found.golden_sha256, variants=found.equivalents),
         provenance=Provenance(
             tier=tiers(profile=latency, fit=(), resources=resources, quality=quality, cost=priced),
             tools=dict(found.tools),
@@ -102,13 +99,14 @@ def describe(found: Findings, prices: PriceTable) -> Serving:
     )
 
 
-def _shape(language: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return what the model record tells of a language model alone."""
-    if language is None:
-        return {}
+def _shape(language: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the model record tells of a language model alone; nothing else may be a mixture of experts."""
     return {
-        "layers": language["layers"], "kv_dtype": language["kv_dtype"],
-        "kv_bytes_per_token": language["kv_bytes_per_token"], "max_context_tokens": language["context_tokens"],
+        "arch": "moe" if language.get("experts") else "dense",
+        "active_params": language.get("active_parameters"), "experts": language.get("experts"),
+        "layers": language.get("layers"), "kv_dtype": language.get("kv_dtype"),
+        "kv_bytes_per_token": language.get("kv_bytes_per_token"),
+        "max_context_tokens": language.get("context_tokens"),
     }
 
 
@@ -127,7 +125,7 @@ def _target(found: Findings) -> Target:
 
 def _profile(report: Mapping[str, Any], language: Mapping[str, Any] | None) -> Profile:
     if language is not None:
-        grid = describe_language.grid(report["cells"], _latency, int(language["context_tokens"]))
+        grid = describe_language.grid(report["cells"], _latency)
     else:
         grid = {"request": tuple(_cell(cell) for cell in report["cells"])}
     conditions = report["conditions"]
@@ -176,22 +174,20 @@ def _latency(told: Mapping[str, Any]) -> Latency:
 def _quality(report: Mapping[str, Any]) -> tuple[Quality, ...]:
     told = report["quality"]
     metrics = told["metrics"]
-    rows = []
-    for name in sorted(metrics):
-        if name.endswith("_ci95"):
-            continue
-        half = metrics.get(f"{name}_ci95")
-        rows.append(
-            Quality(
-                metric=name,
-                reference=told["reference"],
-                value=metrics[name],
-                ci95=(metrics[name] - half, metrics[name] + half) if half is not None else None,
-                n=told["items"],
-                data_sha256=told["data_sha256"],
-                method="measured",
-            )
+    observations = told.get("observations", {})
+    rows = [
+        Quality(
+            metric=name,
+            reference=told["reference"],
+            value=metrics[name],
+            ci95=_interval(name, told),
+            n=observations.get(name, told.get("items")),
+            data_sha256=told["data_sha256"],
+            method="measured",
         )
+        for name in sorted(metrics)
+        if not name.endswith("_ci95")
+    ]
     parity = report["parity"]
     rows.append(
         Quality(
@@ -203,6 +199,14 @@ def _quality(report: Mapping[str, Any]) -> tuple[Quality, ...]:
         )
     )
     return tuple(rows)
+
+
+def _interval(name: str, told: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return a metric's 95 % interval: as it was measured, or from the half of it that an evaluator tells."""
+    if (whole := told.get("intervals", {}).get(name)) is not None:
+        return (whole[0], whole[1])
+    value, half = told["metrics"][name], told["metrics"].get(f"{name}_ci95")
+    return None if half is None else (value - half, value + half)
 
 
 def _resources(found: Findings, latency: Profile) -> Resources:
@@ -223,12 +227,16 @@ def _resources(found: Findings, latency: Profile) -> Resources:
             PeakCell(batch=most, context_tokens=context, peak_bytes=memory["peak_rss_bytes"], method="measured"),
         )
     load_s = (found.profile or {}).get("load_s")
+    cold_start_s = None
+    if found.profile and load_s is not None:
+        cold_start_s = load_s + found.profile["cells"][0]["first_ms"] / 1e3
     slots = {}
     if found.language:
         rows = max(found.language["batches"])
         slots = {"max_num_seqs": rows, "max_kv_tokens": rows * int(found.language["context_tokens"])}
     return Resources(
-        weights_bytes=found.audit["weights_bytes"], peak=peaks, load_s=load_s, method="measured", **slots
+        weights_bytes=found.audit["weights_bytes"], peak=peaks, load_s=load_s, cold_start_s=cold_start_s,
+        method="measured", **slots,
     )
 
 
@@ -247,31 +255,3 @@ def _volume(dims: Mapping[str, int]) -> int:
     for size in dims.values():
         product *= size
     return product
-
-
-def _cost(target: TargetSpec, latency: Profile, prices: PriceTable) -> Cost | None:
-    """Price an hour of the device and a million items of every cell, whose ``valid`` tells how far to trust it."""
-    entry = prices.entries.get(target.price)
-    if entry is None:
-        return None
-    hourly = cost.usd_per_hour(entry, prices.site)
-    watts = entry.owned.average_w if entry.owned else None
-    utilisation = prices.site.utilisation
-    cells = tuple(
-        UsdPerMillionItems(
-            bucket=cell.bucket,
-            utilisation=utilisation,
-            usd=cost.usd_per_million_items(hourly.total, cell.items_s, utilisation),
-            j_per_item=cost.j_per_item(watts, cell.items_s, utilisation) if watts else None,
-        )
-        for cell in latency.request
-    )
-    return Cost(
-        mode=entry.mode,
-        usd_per_hour=UsdPerHour(**asdict(hourly)),
-        usd_per_million_items=cells,
-        usd_per_million_tokens=describe_language.usd(latency, hourly, watts, utilisation),
-        assumptions=(entry.source, prices.site.source, f"utilisation {utilisation:.0%}"),
-        as_of=prices.as_of,
-        method="assumed",
-    )

@@ -16,58 +16,75 @@ QOS_MS = {"interactive": (500.0, 30.0), "standard": (2000.0, 100.0)}
 DEFINITIONS = Definitions(
     boundary="engine",
     percentile_method="nearest rank over single calls; a p99 needs 100 samples",
-    ttft="one prefill call on an idle engine, prompt ids on the device to the last position's logits on the host",
-    tpot="one decode call, token id on the device to logits on the host; the cache's whole length is attended, so it "
-    "does not depend on the tokens held; sampling, tokenizer, queue and network are not in it",
+    ttft="the calls that take a prompt into an empty cache on an idle engine, prompt ids on the device to the last "
+    "position's logits on the host; a prompt longer than the largest shape goes in pieces, all of them timed",
+    tpot="ITL of one decode call, token id on the device to logits on the host, with `context` tokens in the cache, "
+    "the new one included; on an idle engine TPOT = (e2e − ttft)/(n − 1) is their mean; sampling, tokenizer, queue and "
+    "network are not in it",
 )
 
 
-def is_language(cells: Sequence[Mapping[str, Any]]) -> bool:
-    """Tell whether a profile's cells are calls of a language model."""
-    return bool(cells) and all({"sequence", "logits"} <= set(cell["bucket"]) for cell in cells)
-
-
 def grid(
-    cells: Sequence[Mapping[str, Any]], latency: Callable[[Mapping[str, Any]], Latency], context_tokens: int
+    cells: Sequence[Mapping[str, Any]], latency: Callable[[Mapping[str, Any]], Latency]
 ) -> dict[str, tuple[Any, ...]]:
-    """Return the prefill and decode cells of a profile; a call of one token is a decode."""
+    """Return the prefill and decode cells of a profile."""
     prefill, decode = [], []
     for cell in cells:
-        batch, tokens = cell["bucket"]["batch"], cell["bucket"]["sequence"]
-        told = latency(cell["latency_ms"])
-        rate = 1e3 * batch * tokens / told.p50
-        if tokens == 1:
+        batch, tokens, valid, told = cell["batch"], cell["tokens"], cell["valid"], latency(cell["latency_ms"])
+        per_s = 1e3 * batch / told.p50
+        if cell["phase"] == "decode":
             decode.append(
-                DecodeCell(
-                    batch=batch, context=context_tokens, itl_ms=told, tok_s=rate, valid=cell["valid"],
-                    method="measured",
-                )
+                DecodeCell(batch=batch, context=tokens, itl_ms=told, tok_s=per_s, valid=valid, method="measured")
             )
-        else:
-            prefill.append(
-                PrefillCell(
-                    isl=tokens, batch=batch, ttft_ms=told, tok_s=rate, valid=cell["valid"], method="measured"
-                )
+            continue
+        prefill.append(
+            PrefillCell(
+                isl=tokens, batch=batch, calls=sum(cell["calls"].values()), ttft_ms=told, tok_s=per_s * tokens,
+                valid=valid, method="measured",
             )
+        )
     return {"prefill": tuple(prefill), "decode": tuple(decode)}
 
 
 def qos(profile: Profile) -> tuple[Qos, ...]:
-    """Say of every class of service whether the p99 of some decode, and of the prefills up to which length, hold it."""
+    """Say of every class of service up to which prompt length and batch p99s hold it; only cells that tell one count.
+
+    A batch holds a class if its slowest decode does, however full the cache is.
+    """
+    decodes: dict[int, float] = {}
+    for cell in profile.decode:
+        if cell.valid and cell.itl_ms.p99 is not None:
+            decodes[cell.batch] = max(decodes.get(cell.batch, 0.0), cell.itl_ms.p99)
+    prefills = {
+        cell.isl: cell.ttft_ms.p99
+        for cell in profile.prefill
+        if cell.valid and cell.ttft_ms.p99 is not None and cell.batch == min(decodes, default=cell.batch)
+    }
+    if not decodes or not prefills:
+        return ()
     rows = []
-    decodes = [cell.itl_ms.p99 for cell in profile.decode if cell.valid and cell.itl_ms.p99 is not None]
-    prefills = [cell for cell in profile.prefill if cell.valid and cell.ttft_ms.p99 is not None]
     for name, (ttft_ms, tpot_ms) in QOS_MS.items():
-        if not decodes or not prefills:
-            continue
-        held = [cell.isl for cell in prefills if (cell.ttft_ms.p99 or ttft_ms + 1) <= ttft_ms]
+        lengths = [isl for isl, p99_ms in prefills.items() if p99_ms <= ttft_ms]
+        batches = [batch for batch, p99_ms in decodes.items() if p99_ms <= tpot_ms]
         rows.append(
             Qos(
-                id=name, percentile=99, ttft_ms=ttft_ms, tpot_ms=tpot_ms, max_isl=max(held, default=None),
-                passes=bool(held) and min(decodes) <= tpot_ms,
+                id=name, percentile=99, ttft_ms=ttft_ms, tpot_ms=tpot_ms, max_isl=max(lengths, default=None),
+                max_concurrency=max(batches, default=0), passes=bool(lengths and batches),
             )
         )
     return tuple(rows)
+
+
+def equivalents(variant: str, tokens: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
+    """Return which other variants made the same golden tokens, as far as both went; ``tokens`` by variant."""
+    own = tokens.get(variant, ())
+    if not own:
+        return ()
+    return tuple(
+        name
+        for name, found in sorted(tokens.items())
+        if name != variant and found and all(one == other for one, other in zip(own, found, strict=False))
+    )
 
 
 def usd(

@@ -33,28 +33,54 @@ def export(variants: Sequence[Variant], destination: Path) -> Path:
 
 
 @contextmanager
-def appearing(destination: Path) -> Iterator[Path]:
+def appearing(destination: Path, *, replaced: str = "") -> Iterator[Path]:
     """Give a folder to write into that becomes the destination if nothing is raised, and vanishes otherwise.
 
-    Raises UsageError for a destination that exists and is not an empty folder, MachineError if the disk refuses.
+    A folder that holds a file called ``replaced`` is an earlier export, and makes way. Raises UsageError for any other
+    destination that exists and is not an empty folder, MachineError if the disk refuses.
     """
-    _refuse_taken(destination)
+    _refuse_taken(destination, replaced)
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(destination) as folder:
             yield folder
             folder.chmod(0o755)
-            _refuse_taken(destination)
-            folder.rename(destination)
+            _refuse_taken(destination, replaced)
+            with _out_of_the_way(destination):
+                folder.rename(destination)
         files.sync_folder(destination.parent)
     except OSError as error:
         raise files.explain_os_error(error, "cannot export") from error
 
 
-def _refuse_taken(destination: Path) -> None:
+def _refuse_taken(destination: Path, replaced: str) -> None:
     taken = destination.is_symlink() or destination.exists()
-    if taken and (destination.is_symlink() or not destination.is_dir() or any(destination.iterdir())):
-        raise UsageError("the destination exists and is not an empty folder", where=str(destination))
+    if not taken or (not destination.is_symlink() and destination.is_dir() and _may_go(destination, replaced)):
+        return
+    raise UsageError(
+        f"the destination exists and is not an empty folder{' or an earlier export' if replaced else ''}",
+        where=str(destination),
+    )
+
+
+def _may_go(destination: Path, replaced: str) -> bool:
+    return not any(destination.iterdir()) or (bool(replaced) and (destination / replaced).is_file())
+
+
+@contextmanager
+def _out_of_the_way(destination: Path) -> Iterator[None]:
+    """Keep what lies at the destination aside until the block is done; put it back if the block fails."""
+    if not destination.is_dir() or not any(destination.iterdir()):
+        yield
+        return
+    with _temporary(destination) as aside:
+        before = aside / "before"
+        destination.rename(before)
+        try:
+            yield
+        except OSError:
+            before.rename(destination)
+            raise
 
 
 @contextmanager

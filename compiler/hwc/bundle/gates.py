@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from hwc.bundle import regression
 from hwc.bundle.bounds import Outcome, Row, judge
-from hwc.bundle.regression import growth_interval as growth_interval  # bundle/compare.py asks for it here
 from hwc.bundle.serving import Serving
 from hwc.bundle.serving_profile import Latency
 from hwc.bundle.serving_records import Quality
@@ -29,23 +28,24 @@ class Verdict:
 
 
 def hold(
-    serving: Serving, gates: Gates, *, parity_max_abs: float, baseline: Serving | None = None
+    serving: Serving, gates: Gates, *, parity_max_abs: float, baseline: Serving | None = None, functional: bool = False
 ) -> list[Verdict]:
     """Return the verdict on every gate that applies.
 
-    What was never measured, or too noisily, is ``unjudged`` and said to be so: it neither passes nor fails. Raises
-    UsageError for a baseline of another model.
+    What was never measured, or too noisily, is ``unjudged`` and said to be so: it neither passes nor fails.
+    ``functional``: the device is only good for functional tests, on which a language model's text is not scored.
+    Raises UsageError for a baseline of another model.
     """
     variant = serving.identity.variant_id
-    rows = [*_absolute(serving, gates, parity_max_abs)]
+    rows = [*_absolute(serving, gates, parity_max_abs, functional=functional)]
     if baseline is not None:
         rows += regression.against(serving, gates.regression, baseline)
     return [Verdict(variant=variant, gate=gate, outcome=outcome, told=told) for gate, outcome, told in rows]
 
 
-def _absolute(serving: Serving, gates: Gates, parity_max_abs: float) -> Iterator[Row]:
+def _absolute(serving: Serving, gates: Gates, parity_max_abs: float, *, functional: bool) -> Iterator[Row]:
     if serving.status == "verified":
-        yield from _quality(serving, gates, parity_max_abs)
+        yield from _quality(serving, gates, parity_max_abs, functional=functional)
         yield from _implausible(serving)
     bits = 8 * serving.resources.weights_bytes / serving.model.params
     if gates.bits_per_parameter_max is not None:
@@ -59,7 +59,7 @@ def _absolute(serving: Serving, gates: Gates, parity_max_abs: float) -> Iterator
         yield from _cost(serving, gates)
 
 
-def _quality(serving: Serving, gates: Gates, parity_max_abs: float) -> Iterator[Row]:
+def _quality(serving: Serving, gates: Gates, parity_max_abs: float, *, functional: bool) -> Iterator[Row]:
     metrics = {row.metric: row.value for row in serving.quality}
     parity = metrics.get("parity_max_abs", math.inf)
     yield (
@@ -82,7 +82,11 @@ def _quality(serving: Serving, gates: Gates, parity_max_abs: float) -> Iterator[
     }
     for least, bounds in ((True, at_least), (False, at_most)):
         for name, bound in bounds.items():
-            if bound is not None:
+            if bound is None:
+                continue
+            if functional and name not in rows:
+                yield name, "unjudged", f"{name} is gated at {bound:g}; a device for functional tests does not tell it"
+            else:
                 yield _metric(name, rows.get(name), bound, least=least)
     if gates.max_abs is not None:
         worst = metrics.get("max_abs", math.inf)

@@ -8,7 +8,8 @@ from typing import Literal
 
 from hwc.bundle.bounds import Outcome, Row, judge
 from hwc.bundle.serving import Serving
-from hwc.bundle.serving_profile import RequestCell
+from hwc.bundle.serving_cells import cells_of
+from hwc.bundle.serving_profile import Latency
 from hwc.errors import UsageError
 from hwc.spec.model import Regression
 
@@ -68,38 +69,42 @@ def _latency_growth(serving: Serving, baseline: Serving, bound: float) -> Iterat
     if ours != theirs or ours is None:
         yield "latency against baseline", "unjudged", "refused: the baseline's latency is another machine's"
         return
-    before = {cell.bucket: cell for cell in baseline.profile.request}
-    for cell in serving.profile.request:
-        if cell.bucket not in before:
+    before = {cell.name: cell for cell in cells_of(baseline)}
+    for cell in cells_of(serving):
+        if cell.name not in before:
             continue
-        gate, old = f"latency {cell.bucket} against baseline", before[cell.bucket]
+        gate, old = f"latency {cell.name} against baseline", before[cell.name]
         if not (cell.valid and old.valid):
             yield gate, "unjudged", "too noisy to compare"
             continue
-        low, high = growth_interval(old, cell)
+        low, high = growth_interval(old.latency, cell.latency)
         told = f"mean {low:+.1%} … {high:+.1%} (95 %), at most {bound:+.1%}"
         yield gate, judge(low <= bound), told
 
 
-def growth_interval(before: RequestCell, after: RequestCell) -> tuple[float, float]:
+def growth_interval(before: Latency, after: Latency) -> tuple[float, float]:
     """Return the 95 % interval of the growth of the mean latency, as shares of the mean before.
 
     Welch's normal approximation on the difference of two means; both cells hold tens of samples or more.
     """
-    old, new = before.latency_ms, after.latency_ms
-    error = 1.96 * math.sqrt(old.std**2 / old.n + new.std**2 / new.n)
-    difference = new.mean - old.mean
-    return (difference - error) / old.mean, (difference + error) / old.mean
+    error = 1.96 * math.sqrt(before.std**2 / before.n + after.std**2 / after.n)
+    difference = after.mean - before.mean
+    return (difference - error) / before.mean, (difference + error) / before.mean
 
 
 def _cost_growth(serving: Serving, baseline: Serving, bound: float) -> Iterator[Row]:
     costs = [document.cost for document in (baseline, serving)]
+    cheapest = [_cheapest(document) for document in (baseline, serving)]
     gate = "cost against baseline"
-    if any(cost is None or not cost.usd_per_million_items for cost in costs):
+    if cheapest[0] is None or cheapest[1] is None:
         yield gate, "unjudged", "no price is known for both"
         return
     if costs[0] and costs[1] and costs[0].as_of != costs[1].as_of:
         yield gate, "unjudged", f"priced by tables of {costs[0].as_of} and {costs[1].as_of}"
         return
-    before, after = (min(row.usd.base for row in cost.usd_per_million_items) for cost in costs if cost is not None)
-    yield gate, *_growth(after / before - 1, bound, "USD per million items")
+    yield gate, *_growth(cheapest[1] / cheapest[0] - 1, bound, "USD per million items or tokens")
+
+
+def _cheapest(serving: Serving) -> float | None:
+    """Return the base price of a million items in the cheapest shape, or of a million tokens."""
+    return min((cell.usd.base for cell in cells_of(serving) if cell.usd is not None), default=None)

@@ -62,6 +62,8 @@ class PrefillCell(Record):
 
     isl: Count
     batch: Count
+    calls: Count = 1
+    """Pieces that the prompt goes in."""
     ttft_ms: Latency
     tok_s: Positive
     valid: bool
@@ -73,6 +75,7 @@ class DecodeCell(Record):
 
     batch: Count
     context: Count
+    """Tokens in the cache of each row, the new one included."""
     itl_ms: Latency
     tok_s: Positive
     valid: bool

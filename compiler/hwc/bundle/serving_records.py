@@ -78,6 +78,7 @@ class Resources(Record):
     max_num_seqs: Count | None = None
     load_s: NonNegative | None = None
     cold_start_s: NonNegative | None = None
+    """Loading and the first call after it, in which weights are read for the first time."""
     onchip_fit_fraction: Share | None = None
     method: Method
     """Worst method among the figures that stand directly in this group."""

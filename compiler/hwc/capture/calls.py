@@ -6,12 +6,11 @@ They run in one order, and the state goes from call to call, in ONNX Runtime as 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwc import onnx_io
 from hwc.capture import reduced, state
 from hwc.capture.golden import Case
 from hwc.capture.reduced import Reduced
@@ -37,19 +36,39 @@ class Scored:
     positions_per_window: int
 
 
-def scoring_bucket(buckets: Sequence[Bucket]) -> Bucket:
-    """Return the shape that tells the logits of every position."""
-    return max(buckets, key=lambda bucket: (bucket["logits"], -bucket["batch"]))
+def scoring_bucket(buckets: Sequence[Bucket]) -> Bucket | None:
+    """Return the shape that tells the logits of every position; None of shapes that only generate."""
+    scoring = [bucket for bucket in buckets if bucket["logits"] > 1]
+    return max(scoring, key=lambda bucket: (bucket["logits"], -bucket["batch"]), default=None)
+
+
+def window_tokens(buckets: Sequence[Bucket]) -> int:
+    """Return how long the windows of text are that ``make`` takes: those to score, else the longest shape."""
+    score = scoring_bucket(buckets)
+    return score["sequence"] if score else max(bucket["sequence"] for bucket in buckets)
 
 
 def make(buckets: Sequence[Bucket], windows: Sequence[Window]) -> list[Case]:
     """Return the calls: every window at position 0, then each other shape on the first window's tokens.
 
-    A prefill begins at 0, a decode behind the prefill before it.
+    A prefill begins at 0, a decode behind the prefill before it. Of shapes that only generate, each is called once a
+    window, on the text from that window on.
     """
     import numpy as np
 
     score = scoring_bucket(buckets)
+    scored = [] if score is None else _scored(score, windows)
+    text = np.concatenate([window.ids for window in windows])
+    longest = max(bucket["sequence"] for bucket in buckets)
+    others = [bucket for bucket in buckets if bucket != score]
+    ordered = sorted(others, key=lambda bucket: (bucket["batch"], -bucket["sequence"]))
+    begins = (0,) if score else range(0, len(text), window_tokens(buckets))
+    return [*scored, *(_other(bucket, np.roll(text, -at), longest=longest) for at in begins for bucket in ordered)]
+
+
+def _scored(score: Bucket, windows: Sequence[Window]) -> list[Case]:
+    import numpy as np
+
     rows, tokens = score["batch"], score["sequence"]
     index = np.tile(np.arange(tokens, dtype=np.int64), (rows, 1))
     calls = []
@@ -57,11 +76,7 @@ def make(buckets: Sequence[Bucket], windows: Sequence[Window]) -> list[Case]:
         ids = np.stack([window.ids for window in windows[at : at + rows]])
         feeds = {"input_ids": ids, "start": np.zeros(rows, np.int64), "logit_index": index}
         calls.append(Case(bucket=score, items=tuple(range(at, at + rows)), feeds=feeds))
-    text = np.concatenate([window.ids for window in windows])
-    others = [bucket for bucket in buckets if bucket != score]
-    longest = max(bucket["sequence"] for bucket in buckets)
-    ordered = sorted(others, key=lambda bucket: (bucket["batch"], -bucket["sequence"]))
-    return [*calls, *(_other(bucket, text, longest=longest) for bucket in ordered)]
+    return calls
 
 
 def _other(bucket: Bucket, text: np.ndarray, *, longest: int) -> Case:
@@ -109,11 +124,11 @@ def targets(case: Case) -> tuple[np.ndarray, np.ndarray]:
 
 
 def answers(
-    graph: onnx.ModelProto, weights: dict[str, np.ndarray], spec: ModelSpec, cases: Iterable[Case]
+    graph: onnx.ModelProto, weights: Mapping[str, np.ndarray], spec: ModelSpec, cases: Iterable[Case]
 ) -> Iterator[np.ndarray]:
     """Yield each call's logits [batch, logits, vocabulary] in strict ONNX Runtime; the state goes from call to call."""
     states = state.find(graph)
-    opened = session(onnx_io.attach(graph, weights))
+    opened = session(graph, weights)
     names = [*spec.outputs, *(kept.next for kept in states)]
     held: dict[int, dict[str, np.ndarray]] = {}
     for case in cases:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ from hwc import render
 from hwc.errors import GateError, UsageError
 from hwc.serve import router
 from hwc.serve.fleet import load_fleet, overlay_state
+from hwc.serve.request import Request, request_from
 from hwc.spec.project import open_project
 
 
@@ -37,7 +39,7 @@ def route(
     """Decide one request; exit 3 with every reason if nothing is feasible."""
     document = _document(request) if request is not None else {}
     document.update({key: value for key, value in overrides.items() if value is not None})
-    wanted = router.request_from(document)
+    wanted = request_from(document)
     candidates, states = load_fleet(fleet, default_store=open_project(Path.cwd()).store)
     if state is not None:
         states = overlay_state(states, state)
@@ -50,7 +52,7 @@ def route(
         told = [f"{loss.candidate}: {loss.reason}" for loss in decision.losses]
         reasons = "\n         ".join(told) or "the fleet is empty"
         raise GateError(
-            f"nothing can serve this request within {wanted.slo_p99_ms:g} ms", where=reasons,
+            f"nothing can serve this request within {_objectives(wanted)}", where=reasons,
             hint="relax the objective, split the request, add nodes, or --allow-unverified",
         )
 
@@ -65,14 +67,22 @@ def _document(path: Path) -> dict[str, Any]:
     return loaded
 
 
+def _objectives(wanted: Request) -> str:
+    told = {"": wanted.slo_p99_ms, " to the first token": wanted.slo_ttft_ms, " per token": wanted.slo_tpot_ms}
+    return ", ".join(f"{bound:g} ms{what}" for what, bound in told.items() if math.isfinite(bound))
+
+
 def _show(decision: router.Decision) -> None:
     chosen = decision.chosen
     assert chosen is not None
     usd = "–" if decision.usd is None else f"{decision.usd * 1e6:.3g} $ per million such requests"
+    text = ""
+    if not math.isnan(decision.ttft_p99_ms):
+        text = f"; TTFT p99 {decision.ttft_p99_ms:.1f} ms, TPOT p99 {decision.tpot_p99_ms:.1f} ms"
     render.result(
         f"{chosen.name}\n"
         f"  {decision.calls} call(s) of {decision.bucket}; p50 {decision.predicted_p50_ms:.1f} ms, "
-        f"p99 {decision.predicted_p99_ms:.1f} ms ({decision.basis}), {decision.margin_ms:.1f} ms to spare; {usd}"
+        f"p99 {decision.predicted_p99_ms:.1f} ms ({decision.basis}){text}, {decision.margin_ms:.1f} ms to spare; {usd}"
     )
     if decision.losses:
         render.table("", ("lost", "because"), [[loss.candidate, loss.reason] for loss in decision.losses])
@@ -88,4 +98,6 @@ def _as_json(decision: router.Decision) -> dict[str, Any]:
             "predicted_p99_ms": decision.predicted_p99_ms, "margin_ms": decision.margin_ms, "usd": decision.usd,
             "basis": decision.basis,
         }
+        if not math.isnan(decision.ttft_p99_ms):
+            told |= {"ttft_p99_ms": decision.ttft_p99_ms, "tpot_p99_ms": decision.tpot_p99_ms}
     return told

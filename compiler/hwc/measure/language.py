@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hwc.capture.reduced import Reduced
 from hwc.errors import StepError, UsageError
@@ -189,19 +189,3 @@ def _leading(expected: Sequence[int], found: Sequence[int]) -> int:
         if one != other:
             return place
     return min(len(expected), len(found))
-
-
-def rows(found: Mapping[str, Estimate], *, data_sha256: str | None, reference: str) -> list[dict[str, Any]]:
-    """Return rows of ``serving.quality``; ``reference`` names the float model, as ``float32, dequantised Q4_1``."""
-    return [
-        {
-            "metric": name,
-            "value": row.value,
-            "ci95": row.ci95,
-            "n": row.n,
-            "data_sha256": data_sha256,
-            "reference": reference,
-            "method": "measured",
-        }
-        for name, row in sorted(found.items())
-    ]

@@ -8,14 +8,14 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hwc import machine
 from hwc.measure import dispatches, peaks
-from hwc.program import Function, Program
+from hwc.program import Program
 from hwc.runtime import clean
 
 NOISY_CV = 0.10
@@ -33,26 +33,31 @@ class Method:
     budget_s: float = 8.5
     """Time after which no further round starts once ``min_rounds`` are done."""
     dispatch_budget_s: float = 30.0
+    composed: bool = True
+    """Whether a language model's prompts are timed up to its whole cache, in pieces where no shape holds them."""
 
 
 def profile(
-    program: Program, method: Method, *, cases: Path, timeout_s: float, memory_bytes: int, out: Path
+    program: Program, method: Method, *, cases: Path, context_tokens: int | None = None, timeout_s: float,
+    memory_bytes: int, out: Path,
 ) -> None:
     """Write ``profile.json``: cells per function, load, memory, conditions, dispatches, peaks, raw latencies.
 
-    Rounds go over all functions in turn in one clean process, so that drift of the machine hits them alike.
+    With ``context_tokens``, the length of a language model's cache, cells are per prompt length and per fill of the
+    cache. Rounds go over all cells in turn in one clean process, so that drift of the machine hits them alike.
     """
     program = _timed(program)
     before = conditions()
     report = clean.serve(
         out / "work", program, "time", timeout_s=timeout_s, memory_bytes=memory_bytes, cases=str(cases),
         warmup=method.warmup, min_rounds=method.min_rounds, rounds=method.rounds, budget_s=method.budget_s,
+        context_tokens=context_tokens, composed=method.composed,
     )
     after = conditions()
     on_processor = program.device.driver == "local-sync"
     facts = {
         "method": asdict(method),
-        "cells": [cell(function, report, on_processor=on_processor) for function in program.functions],
+        "cells": [cell(series, report, on_processor=on_processor) for series in report["series"]],
         "load_s": report["load_s"],
         "memory": {key: value for key, value in report.items() if key.endswith("_bytes")},
         "conditions": {**static_conditions(program), "before": before, "after": after, "steal_s": steal(before, after)},
@@ -73,23 +78,21 @@ def _timed(program: Program) -> Program:
     )
 
 
-def cell(function: Function, report: dict[str, Any], *, on_processor: bool) -> dict[str, Any]:
-    """Summarise one function's latencies; say why it is not to be trusted if it is noisy.
+def cell(series: Mapping[str, Any], report: Mapping[str, Any], *, on_processor: bool) -> dict[str, Any]:
+    """Summarise the latencies of one series of calls; say why it is not to be trusted if it is noisy.
 
-    ``on_processor``: the call computes in the calling thread, so time off the processor is somebody else's.
+    ``on_processor``: the calls compute in the calling thread, so time off the processor is somebody else's.
     """
-    wall: list[float] = report["wall_ms"][function.name]
-    cpu: list[float] = report["cpu_ms"][function.name]
+    name = series["function"]
+    wall: list[float] = report["wall_ms"][name]
+    cpu: list[float] = report["cpu_ms"][name]
     summary = summarise(wall)
     reasons = noise(wall, cpu if on_processor else wall)
-    batch = function.inputs[0].shape[0] if function.inputs and function.inputs[0].shape else 1
     return {
-        "function": function.name,
-        "bucket": function.bucket,
-        "batch": batch,
+        **series,
         "latency_ms": summary,
-        "first_ms": report["first_ms"][function.name],
-        "items_per_s": batch * 1e3 / summary["p50"],
+        "first_ms": report["first_ms"][name],
+        "items_per_s": series["batch"] * 1e3 / summary["p50"],
         "valid": not reasons,
         "noise": reasons,
     }

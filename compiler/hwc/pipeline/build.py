@@ -23,7 +23,7 @@ from hwc.oci_layout import Layout
 from hwc.pipeline import equivalence
 from hwc.pipeline import targets as resolving
 from hwc.pipeline.outcome import Outcome, created_utc
-from hwc.pipeline.plan import Plan, Setting, VariantPlan, layers_step, make_plan, walk
+from hwc.pipeline.plan import Plan, Setting, VariantPlan, make_plan, walk
 from hwc.pipeline.run import run_steps
 from hwc.pipeline.store import Store
 from hwc.quantise import scheme as schemes
@@ -112,7 +112,7 @@ def build(project: Project, request: Request, listen: Listener) -> Built:
     described = [outcome.serving(request.tag, prices, tokens) for outcome in outcomes]
 
     def trace(variant: VariantPlan) -> Path:
-        step = layers_step(plan, variant)
+        step = equivalence.layers_step(plan, variant)
         return run(list(walk(step))[::-1])[step.key].path
 
     verdicts = _verdicts(request, outcomes, described, trace)

@@ -361,23 +361,6 @@ def _profile(front: _Front, target: ResolvedTarget, name: str, inputs: dict[str,
     return make_step(stages.PROFILE, f"profile {name}", params, inputs, front.local)
 
 
-def layers_step(plan: Plan, variant: VariantPlan) -> Step:
-    """Return the step that runs a checked variant of a language model layer by layer, in its shortest prefill."""
-    assert variant.check is not None
-    shortest = min(variant.buckets, key=lambda bucket: (bucket["sequence"] == 1, bucket["sequence"]))
-    params = {
-        "spec": {**variant.lower.params["spec"], "buckets": [dict(shortest)]},
-        **{name: variant.lower.params[name] for name in ("encodings", "lowering")},
-        **{name: variant.check.params[name] for name in ("device", "device_name", "machine", "greedy_tokens")},
-    }
-    inputs = {
-        "capture": variant.capture, "simplify": variant.simplify, "quantise": variant.quantise,
-        "encode": variant.encode,
-    }
-    label = f"layers of {plan.found.spec.name} {variant.name}"
-    return make_step(stages.LAYERS, label, params, inputs, variant.lower.local)
-
-
 def walk(step: Step) -> Iterator[Step]:
     """Yield a step and everything it depends on."""
     yield step

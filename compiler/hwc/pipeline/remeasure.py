@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from hwc import digest, files, machine
 from hwc.bundle import pack
 from hwc.bundle.describe import Findings, describe
+from hwc.bundle.describe_language import equivalents
+from hwc.bundle.export_dir import chosen_measurement
 from hwc.bundle.gates import hold
 from hwc.bundle.open import Bundle, Variant, open_bundle
 from hwc.bundle.program import copy_out, program_of
@@ -67,25 +70,32 @@ def _one(project: Project, layout: Layout, bundle: Bundle, variant: Variant, wor
     evaluation = EvaluationSpec.model_validate(facts["evaluation"])
     _own_evaluator(evaluation.evaluator, facts.get("evaluator_sha256"))
     golden = copy_out(variant, "golden", work / "golden")
-    reference = work / "reference"
-    reference.mkdir()
     same_graph = golden / ("reference.npz" if (golden / "reference.npz").is_file() else "expected.npz")
-    (reference / "expected.npz").write_bytes(same_graph.read_bytes())
     limits: dict[str, Any] = {
         "timeout_s": project.spec.step_timeout_s, "memory_bytes": project.spec.step_memory_bytes
     }
     if (generation := facts.get("generation")) is not None:
+        nearest = golden / "nearest.npz"
+        against = scoring.Golden(
+            cases=golden, reference=same_graph, nearest=nearest if nearest.is_file() else None
+        )
         report = scoring.check(
-            program, evaluation, context_tokens=int(generation["context_tokens"]), cases=golden, reference=reference,
-            work=work / "run", **limits,
+            program, evaluation, against, context_tokens=int(generation["context_tokens"]),
+            greedy_tokens=int(generation["greedy_tokens"]), work=work / "run", **limits,
         )
     else:
+        reference = work / "reference"
+        reference.mkdir()
+        (reference / "expected.npz").write_bytes(same_graph.read_bytes())
         report = checking.check(
             program, evaluation, folder=Path.cwd(), cases=golden, reference=reference, work=work / "run", **limits
         )
-    timed = _timed(project, program, golden, work) if profile else None
+    timed = _timed(project, program, facts, golden, work) if profile else None
     serving = _serving(project, bundle, variant, report, timed)
-    verdicts = hold(serving, Gates.model_validate(facts["gates"]), parity_max_abs=facts["parity_max_abs"])
+    verdicts = hold(
+        serving, Gates.model_validate(facts["gates"]), parity_max_abs=facts["parity_max_abs"],
+        functional=facts["target"]["execution"]["functional_only"],
+    )
     missed = [verdict.told for verdict in verdicts if verdict.outcome == "missed"]
     if missed:
         raise GateError(
@@ -95,7 +105,7 @@ def _one(project: Project, layout: Layout, bundle: Bundle, variant: Variant, wor
     if timed is not None:
         _attach(layout, bundle, variant, serving, {"check.json": report, "profile.json": timed})
     metrics = report["quality"]["metrics"]
-    told = next(name for name in ("cosine_mean", "kl_mean", "top1", "max_abs") if name in metrics)
+    told = next(name for name in ("cosine_mean", "kl_mean", "top1", "max_abs", "greedy_tokens") if name in metrics)
     return Row(
         variant=variant.name, parity=f"{report['parity']['max_abs']:.1e}", quality=f"{told} {metrics[told]:.5f}",
         verdict="passed" + (", profile attached" if timed else ""),
@@ -122,13 +132,17 @@ def _own_evaluator(name: str, sha256: str | None) -> None:
         )
 
 
-def _timed(project: Project, program: Any, golden: Path, work: Path) -> dict[str, Any]:
+def _timed(
+    project: Project, program: Any, facts: Mapping[str, Any], golden: Path, work: Path
+) -> dict[str, Any]:
     import json
 
     out = work / "profile"
     out.mkdir()
+    method = profiling.Method(composed=not facts["target"]["execution"]["functional_only"])
+    context_tokens = facts.get("generation", {}).get("context_tokens")
     profiling.profile(
-        program, profiling.Method(), cases=golden, timeout_s=project.spec.step_timeout_s,
+        program, method, cases=golden, context_tokens=context_tokens, timeout_s=project.spec.step_timeout_s,
         memory_bytes=project.spec.step_memory_bytes, out=out,
     )
     loaded: dict[str, Any] = json.loads((out / "profile.json").read_text())
@@ -150,8 +164,19 @@ def _serving(
         tools={**variant.facts["tools"], "iree-base-runtime": tool_version("iree-base-runtime")},
         raw={name: digest.of_json(document) for name, document in documents.items() if document},
         language=variant.facts.get("generation"),
+        equivalents=equivalents(variant.name, {**_golden_tokens(bundle), variant.name: check.get("greedy_tokens", ())}),
     )
     return describe(found, find_prices(project))
+
+
+def _golden_tokens(bundle: Bundle) -> dict[str, Sequence[int]]:
+    """Return the greedy tokens of each variant, as they were last made."""
+    found = {one.name: chosen_measurement(one) for one in bundle.variants}
+    return {
+        name: measured.documents.get("check.json", {}).get("greedy_tokens", ())
+        for name, measured in found.items()
+        if measured is not None
+    }
 
 
 def _attach(layout: Layout, bundle: Bundle, variant: Variant, serving: Serving, documents: dict[str, Any]) -> None:

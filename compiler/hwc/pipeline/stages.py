@@ -25,6 +25,7 @@ from hwc.quantise import codes, encode, quantise, sensitivity
 from hwc.quantise.formats import Format
 from hwc.quantise.graph import apply, onnx_tensors
 from hwc.quantise.scheme import Scheme, from_params
+from hwc.quantise.weights import Weights
 from hwc.spec.model import Bucket, ModelSpec, bucket_id
 from hwc.spec.target import Lowering
 
@@ -56,7 +57,8 @@ def _capture(job: Job) -> None:
 
 
 def _simplify(job: Job) -> None:
-    simplify.simplify(_spec(job), _buckets(job), job.inputs["capture"], job.out)
+    captured = job.inputs["capture"]
+    simplify.simplify(_spec(job), _buckets(job), captured, _weights(captured), job.out)
 
 
 def _cases(job: Job) -> None:
@@ -123,9 +125,8 @@ def _calibration(job: Job) -> None:
 
 
 def _weights(captured: Path) -> dict[str, Any]:
-    from safetensors.numpy import load_file
-
-    return dict(load_file(captured / "weights.safetensors"))
+    """Return a captured model's weights, mapped: one takes memory while it is read."""
+    return dict(Weights(captured / "weights.safetensors"))
 
 
 def _quantise(job: Job) -> None:
@@ -276,12 +277,12 @@ def _profile(job: Job) -> None:
 
 
 CAPTURE = Stage(
-    name="capture", version=5, tools=("torch", "transformers", "optimum-onnx", "onnx"), function=_capture
+    name="capture", version=6, tools=("torch", "transformers", "optimum-onnx", "onnx"), function=_capture
 )
 SIMPLIFY = Stage(name="simplify", version=3, tools=("onnx", "onnxsim", "onnxruntime"), function=_simplify)
 CASES = Stage(name="cases", version=3, tools=("onnxruntime", "tokenizers"), function=_cases)
 CALIBRATION = Stage(name="calibration", version=1, tools=("tokenizers",), function=_calibration)
-QUANTISE = Stage(name="quantise", version=3, tools=("ml-dtypes", "onnxruntime", "numpy"), function=_quantise)
+QUANTISE = Stage(name="quantise", version=4, tools=("ml-dtypes", "onnxruntime", "numpy"), function=_quantise)
 SENSITIVITY = Stage(
     name="sensitivity", version=1, tools=("ml-dtypes", "onnxruntime", "numpy"), function=_sensitivity
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from hwc import digest as digests
+from hwc.bundle.serving_cells import cells_of
 from hwc.report import plots, provenance, roofline, tables
 from hwc.report.html import Html, details, element, joined, listing, of_class
 from hwc.report.records import BundleReport, Left, Page, VariantReport
@@ -66,7 +67,7 @@ def _tile(figure: str, label: str) -> Html:
 
 def _cells(rows: Iterable[VariantReport]) -> tuple[int, int]:
     """Return how many latency cells are noisy, and how many there are."""
-    valid = [cell.valid for one in rows if one.verified and one.serving for cell in one.serving.profile.request]
+    valid = [cell.valid for one in rows if one.verified and one.serving for cell in cells_of(one.serving)]
     return valid.count(False), len(valid)
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from hwc.bundle.serving_cells import cells_of
 from hwc.bundle.serving_records import Quality
 from hwc.report.html import Html, element, number, of_class
 from hwc.report.records import VariantReport
@@ -32,6 +33,8 @@ class Point:
     quality_low: float
     quality_high: float
     usd_per_million: float | None
+    unit: str
+    """Of what: ``items`` or ``tokens``."""
     valid: bool
 
 
@@ -68,8 +71,8 @@ def metric_of(variants: Iterable[VariantReport]) -> str:
 
 def shapes_of(variants: Iterable[VariantReport]) -> list[str]:
     """Return every measured shape, in the order in which they are told."""
-    cells = [cell for one in variants if one.verified and one.serving for cell in one.serving.profile.request]
-    return list(dict.fromkeys(cell.bucket for cell in cells))
+    cells = [cell for one in variants if one.verified and one.serving for cell in cells_of(one.serving)]
+    return list(dict.fromkeys(cell.shape for cell in cells))
 
 
 def hues_of(variants: Iterable[VariantReport]) -> dict[str, int]:
@@ -86,17 +89,15 @@ def points_of(variants: Sequence[VariantReport], shape: str, metric: str) -> lis
         if not one.verified or one.serving is None:
             continue
         quality = {row.metric: row for row in one.serving.quality}.get(metric)
-        priced = one.serving.cost.usd_per_million_items if one.serving.cost else ()
-        usd = {row.bucket: row.usd.base for row in priced}.get(shape)
-        for cell in one.serving.profile.request:
-            if cell.bucket == shape and quality is not None:
+        for cell in cells_of(one.serving):
+            if cell.shape == shape and quality is not None:
                 label = one.scheme if len(hues) == 1 else one.name
                 low, high = _interval(quality)
                 found.append(
                     Point(
-                        label=label, hue=hues[one.target], p50_ms=cell.latency_ms.p50, p95_ms=cell.latency_ms.p95,
-                        quality=quality.value, quality_low=low, quality_high=high, usd_per_million=usd,
-                        valid=cell.valid,
+                        label=label, hue=hues[one.target], p50_ms=cell.latency.p50, p95_ms=cell.latency.p95,
+                        quality=quality.value, quality_low=low, quality_high=high, valid=cell.valid,
+                        usd_per_million=cell.usd.base if cell.usd else None, unit=cell.unit,
                     )
                 )
     return found
@@ -181,7 +182,7 @@ def _disc(point: Point, frame: Frame, most_usd: float) -> Iterable[Html]:
     yield _line(x, y, frame.x(point.p95_ms), y, f"whisker {hue}")
     yield _line(x, frame.y(point.quality_low), x, frame.y(point.quality_high), f"whisker {hue}")
     price = point.usd_per_million
-    usd = "no price" if price is None else f"${number(price)} per million items, assumed"
+    usd = "no price" if price is None else f"${number(price)} per million {point.unit}, assumed"
     latency = f"p50 {number(point.p50_ms)} ms, p95 {number(point.p95_ms)} ms"
     told = f"{point.label}: {latency}, {number(point.quality, 5)}, {usd}"
     yield element(
@@ -223,7 +224,7 @@ def legend(variants: Sequence[VariantReport]) -> Html:
     hues = hues_of(variants).items()
     keys = [of_class("span", "key", [of_class("span", f"swatch s{hue}"), target]) for target, hue in hues]
     told = (
-        "Disc area: $ per million items (assumed prices; grey: no price). "
+        "Disc area: $ per million items or tokens (assumed prices; grey: no price). "
         "Bars: p50 to p95, and the quality's 95 % interval. Dashed: a noisy cell."
     )
     return of_class("p", "legend", [*keys, of_class("span", "note", told)])

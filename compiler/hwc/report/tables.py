@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from hwc import digest as digests
 from hwc.bundle.serving import Serving
-from hwc.bundle.serving_profile import RequestCell
+from hwc.bundle.serving_cells import Cell, cells_of
 from hwc.bundle.serving_records import Cost, Quality
 from hwc.report.html import Column, Html, element, joined, listing, number, of_class, table
 from hwc.report.plots import metric_of
@@ -73,7 +73,7 @@ LATENCY = (
     Column(title="mean ± 95 %", unit="ms"),
     Column(title="std", unit="ms"),
     Column(title="samples"),
-    Column(title="throughput", unit="items/s"),
+    Column(title="throughput", unit="per second"),
     Column(title="method", number=False),
     Column(title="noise", number=False),
 )
@@ -81,39 +81,32 @@ LATENCY = (
 
 def latency(rows: Sequence[VariantReport]) -> Html:
     """Return the latency of every verified variant at every shape; of the others that there is none."""
-    drawn = [cells for one in rows if one.verified and one.serving for cells in _latency(one, one.serving)]
-    reasons = [row for one in rows if one.verified and one.serving for row in _reasons(one, one.serving)]
-    noisy = of_class("ul", "note", [element("li", reason) for reason in reasons]) if reasons else ""
-    return joined([table("Latency of one call, by shape", LATENCY, drawn), noisy])
+    told = [(one, cell) for one in rows if one.verified and one.serving for cell in cells_of(one.serving)]
+    reasons = [element("li", _reason(one, cell)) for one, cell in told if not cell.valid]
+    noisy = of_class("ul", "note", reasons) if reasons else ""
+    return joined([table("Latency of one call, by shape", LATENCY, [_latency(*pair) for pair in told]), noisy])
 
 
-def _reasons(one: VariantReport, found: Serving) -> Iterable[str]:
-    """Say of every noisy cell why it is not to be trusted."""
+def _reason(one: VariantReport, cell: Cell) -> str:
+    """Say why a noisy cell is not to be trusted."""
     noise = one.profiled.noise if one.profiled else {}
-    for cell in found.profile.request:
-        if not cell.valid:
-            yield f"{one.name}, {_shape(cell)} is noisy: {noise.get(cell.bucket) or 'the profile does not say why'}"
+    return f"{one.name}, {cell.shape} is noisy: {noise.get(cell.name) or 'the profile does not say why'}"
 
 
-def _latency(one: VariantReport, found: Serving) -> Iterable[list[str | Html]]:
-    for cell in found.profile.request:
-        told = cell.latency_ms
-        yield [
-            one.name,
-            _shape(cell),
-            *(number(value) for value in (told.p50, told.p90, told.p95)),
-            "too few" if told.p99 is None else number(told.p99),
-            f"{number(told.mean)} ± {number((told.ci95[1] - told.ci95[0]) / 2, 2)}",
-            number(told.std),
-            str(told.n),
-            number(cell.items_s, 4),
-            cell.method,
-            pill("steady", "good") if cell.valid else pill("noisy", "warn"),
-        ]
-
-
-def _shape(cell: RequestCell) -> str:
-    return ", ".join(f"{name} {size}" for name, size in cell.dims.items()) or cell.bucket
+def _latency(one: VariantReport, cell: Cell) -> list[str | Html]:
+    told = cell.latency
+    return [
+        one.name,
+        cell.shape,
+        *(number(value) for value in (told.p50, told.p90, told.p95)),
+        "too few" if told.p99 is None else number(told.p99),
+        f"{number(told.mean)} ± {number((told.ci95[1] - told.ci95[0]) / 2, 2)}",
+        number(told.std),
+        str(told.n),
+        f"{number(cell.per_s, 4)} {cell.unit}",
+        cell.method,
+        pill("steady", "good") if cell.valid else pill("noisy", "warn"),
+    ]
 
 
 def quality(rows: Sequence[VariantReport]) -> Html:
@@ -163,25 +156,27 @@ def _memory(one: VariantReport, found: Serving) -> list[str | Html]:
 
 
 def per_million(rows: Sequence[VariantReport]) -> Html:
-    """Return what a million items of every shape cost, and the energy of one, low, base and high."""
+    """Return what a million items, or tokens, of every shape cost, and the energy of one, low, base and high."""
     columns = (
         Column(title="variant", number=False),
         Column(title="shape", number=False),
-        *(Column(title=name, unit="$ per million items") for name in ("low", "base", "high")),
-        *(Column(title=f"energy, {name}", unit="J per item") for name in ("low", "base", "high")),
+        Column(title="of", number=False),
+        *(Column(title=name, unit="$ per million") for name in ("low", "base", "high")),
+        *(Column(title=f"energy, {name}", unit="J each") for name in ("low", "base", "high")),
         Column(title="utilisation", unit="assumed"),
         Column(title="method", number=False),
     )
     drawn = [
         [
-            one.name, row.bucket, *_range(row.usd), *_range(row.j_per_item), f"{row.utilisation:.0%}",
+            one.name, cell.shape, cell.unit, *_range(cell.usd), *_range(cell.joules), f"{cell.utilisation:.0%}",
             one.serving.cost.method,
         ]
         for one in rows
         if one.verified and one.serving and one.serving.cost
-        for row in one.serving.cost.usd_per_million_items
+        for cell in cells_of(one.serving)
+        if cell.utilisation is not None
     ]
-    return table("What a million items cost", columns, drawn) if drawn else Html("")
+    return table("What a million items or tokens cost", columns, drawn) if drawn else Html("")
 
 
 def _range(value: Range | None) -> list[str]:

@@ -86,7 +86,8 @@ def _score(folder: Path, program: Program, request: dict[str, Any]) -> dict[str,
         session.call(by_bucket[json.dumps(case.bucket, sort_keys=True)].name, case.feeds)["logits"] for case in cases
     )
     reduced.save(folder / "outputs.npz", calls.reduce(cases, logits, reduced.load(cases_folder / "expected.npz")))
-    found = _write_golden(session, program, greedy.load(cases_folder), int(request["context_tokens"]))
+    most = int(request["greedy_tokens"])
+    found = _write_golden(session, program, greedy.load(cases_folder), int(request["context_tokens"]), most)
     _memory(facts)
     return {**facts, **found}
 
@@ -105,7 +106,7 @@ class _Heard:
         return found
 
 
-def _write_golden(session: Any, program: Program, told: Any, context_tokens: int) -> dict[str, Any]:
+def _write_golden(session: Any, program: Program, told: Any, context_tokens: int, most: int) -> dict[str, Any]:
     """Generate greedily after the golden prompt; compare logits as long as the tokens are the model's own."""
     import numpy as np
 
@@ -115,7 +116,7 @@ def _write_golden(session: Any, program: Program, told: Any, context_tokens: int
     heard = _Heard(session)
     batch = min(entry.bucket["batch"] for entry in program.functions)
     generator = Generator(heard, program.functions, context_tokens=context_tokens, eos_ids=(), batch=batch)
-    count = min(len(told.tokens), generator.room(len(told.prompt_ids)))
+    count = min(len(told.tokens), generator.room(len(told.prompt_ids)), most)
     steps = generator.stream([told.prompt_ids], max_new_tokens=count)
     tokens = [token for step in steps if (token := step.tokens[0]) is not None]
     equal = next((at for at, pair in enumerate(zip(tokens, told.tokens, strict=False)) if pair[0] != pair[1]), count)
@@ -126,56 +127,24 @@ def _write_golden(session: Any, program: Program, told: Any, context_tokens: int
     return {"greedy_tokens": tokens, "greedy_logits_max_abs": worst}
 
 
-MOST_REPEATS = 10
-P99_SAMPLES = 100
-TOP_UP_MS = 2000.0
-
-
 def _time(_folder: Path, program: Program, request: dict[str, Any]) -> dict[str, Any]:
-    """Time every function: warm up, then rounds over all functions in turn, so that drift hits them alike.
-
-    In a round a fast function is called up to ten times as often as the slowest: percentiles need samples.
-    """
+    """Time every function on its first case, or a language model on the grid of prompts and fills of its cache."""
     from hwc.capture.golden import load_cases
+    from hwc.runtime import grid, timing
 
     session, facts = _load(program)
-    feeds = {json.dumps(case.bucket, sort_keys=True): case.feeds for case in load_cases(Path(request["cases"]))}
-    staged = {
-        entry.name: session.stage(entry.name, feeds[json.dumps(entry.bucket, sort_keys=True)])
-        for entry in program.functions
-    }
-    first = {name: _once(session, name, inputs) for name, inputs in staged.items()}
-    more = int(request["warmup"]) - 1 or 1
-    warm = {name: min(_once(session, name, inputs) for _ in range(more)) for name, inputs in staged.items()}
-    _memory(facts)
-    repeats = {name: max(1, min(MOST_REPEATS, round(max(warm.values()) / warm[name]))) for name in staged}
-    wall: dict[str, list[float]] = {name: [] for name in staged}
-    cpu: dict[str, list[float]] = {name: [] for name in staged}
-    deadline = time.monotonic() + float(request["budget_s"])
-    rounds = 0
-    while rounds < int(request["min_rounds"]) or (rounds < int(request["rounds"]) and time.monotonic() < deadline):
-        for name, inputs in staged.items():
-            for _ in range(repeats[name]):
-                before = time.process_time()
-                wall[name].append(_once(session, name, inputs))
-                cpu[name].append((time.process_time() - before) * 1e3)
-        rounds += 1
-    for name, inputs in staged.items():  # a p99 needs a hundred samples: take the few that lack
-        if (P99_SAMPLES - len(wall[name])) * warm[name] > TOP_UP_MS:
-            continue
-        while len(wall[name]) < P99_SAMPLES:
-            before = time.process_time()
-            wall[name].append(_once(session, name, inputs))
-            cpu[name].append((time.process_time() - before) * 1e3)
-    facts.update({"first_ms": first, "wall_ms": wall, "cpu_ms": cpu})
-    return facts
-
-
-def _once(session: Any, name: str, inputs: list[Any]) -> float:
-    started = time.perf_counter()
-    for value in session.invoke(name, inputs):
-        session.fetch(value)
-    return (time.perf_counter() - started) * 1e3
+    if (context_tokens := request["context_tokens"]) is None:
+        cases = load_cases(Path(request["cases"]))
+        feeds = {json.dumps(case.bucket, sort_keys=True): case.feeds for case in cases}
+        series = timing.single(program.functions, feeds)
+    else:
+        series = grid.series(program.functions, int(context_tokens), composed=bool(request["composed"]))
+    how = timing.Rounds(
+        warmup=int(request["warmup"]), min_rounds=int(request["min_rounds"]), rounds=int(request["rounds"]),
+        budget_s=float(request["budget_s"]),
+    )
+    facts |= timing.measure(session, series, how, warm=lambda: _memory(facts))
+    return {**facts, "series": [{"function": one.name, **one.facts} for one in series]}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from hwc.bundle.open import open_bundle
 from hwc.bundle.reference import parse
 from hwc.errors import UsageError
 from hwc.oci_layout import Layout
-from hwc.serve.router import Candidate, State, prepare
+from hwc.serve.candidate import Candidate, State, prepare
 from hwc.spec.strict import Record, from_table, load
 
 

@@ -8,80 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from hwc.bundle.serving import Serving
-from hwc.errors import UsageError
+from hwc.serve.candidate import Candidate, Cell, State
+from hwc.serve.request import Request
+from hwc.serve.token_grid import Rows
 
 TIE_SHARE = 0.01
 """Costs closer than this are a tie, which goes to the most loaded server that is still in time: keep the fleet busy."""
-FEW_SAMPLES_SIGMA = 3.0
-"""Where a cell has too few samples for a p99, mean + 3 σ stands for it, or its p95 if that is larger."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What is to be served."""
-
-    model: str
-    items: int = 1
-    dims: Mapping[str, int] = field(default_factory=dict)
-    """Sizes of an item's named dimensions, as ``{"sequence": 100}``."""
-    slo_p99_ms: float
-    min_quality: Mapping[str, float] = field(default_factory=dict)
-    """Metric to its least value, as ``{"cosine_mean": 0.98}``."""
-    priority: int = 0
-    """Of two equal requests the higher one is served first; here: it may use a node past its drain mark."""
-    allow_unverified: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """What a node says of itself now."""
-
-    healthy: bool = True
-    queued_ms: float = 0.0
-    """Work that waits before a new request starts, in milliseconds of this node's time."""
-    utilisation: float = 0.0
-    thermal_factor: float = 1.0
-    """Measured slow-down against the profile: 1.25 for a node that runs a quarter slower now."""
-    draining: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One measured shape, reduced to what a decision needs."""
-
-    bucket: str
-    batch: int
-    dims: tuple[tuple[str, int], ...]
-    typical_ms: float
-    bound_ms: float
-    """p99, or what stands for it."""
-    basis: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """One variant on one node."""
-
-    node: str
-    bundle: str
-    variant: str
-    model: str
-    verified: bool
-    cells: tuple[Cell, ...]
-    quality: Mapping[str, float]
-    usd_per_ms: float | None
-    margin_share: float
-    """Held-out p90 error of the latency fit, added before the comparison with the objective; 0 on measured cells."""
-    batch_dim: str = "batch"
-
-    @property
-    def name(self) -> str:
-        """``NODE: BUNDLE#VARIANT``."""
-        return f"{self.node}: {self.bundle}#{self.variant}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +39,11 @@ class Decision:
     calls: int = 0
     predicted_p50_ms: float = math.nan
     predicted_p99_ms: float = math.nan
+    ttft_p99_ms: float = math.nan
+    """Of a language model, as the next."""
+    tpot_p99_ms: float = math.nan
     margin_ms: float = math.nan
-    """What is left of the objective."""
+    """What is left of the objective that is nearest."""
     usd: float | None = None
     """Cost of this request, as the base price has it."""
     basis: str = ""
@@ -118,43 +55,8 @@ class Decision:
         return tuple(Loss(candidate=row[0].name, reason=row[1].format(row[2])) for row in self.rejected)
 
 
-def prepare(node: str, bundle: str, serving: Serving, *, usd_per_hour: float | None = None) -> Candidate:
-    """Reduce a ``serving.json`` to a candidate; a node's own price, where it is known, wins over the table's."""
-    hourly = usd_per_hour
-    if hourly is None and serving.cost is not None:
-        hourly = serving.cost.usd_per_hour.total.base
-    fits = [fit.holdout.p90 for fit in serving.fit if fit.holdout is not None]
-    cells = []
-    for cell in serving.profile.request:
-        if not cell.valid:
-            continue
-        told = cell.latency_ms
-        few = max(told.p95, told.mean + FEW_SAMPLES_SIGMA * told.std)
-        cells.append(
-            Cell(
-                bucket=cell.bucket,
-                batch=cell.batch,
-                dims=tuple((dim, size) for dim, size in cell.dims.items() if dim != "batch"),
-                typical_ms=told.p50,
-                bound_ms=few if told.p99 is None else told.p99,
-                basis=f"{cell.method} p99, n={told.n}" if told.p99 is not None else f"bound from n={told.n}",
-            )
-        )
-    return Candidate(
-        node=node,
-        bundle=bundle,
-        variant=serving.identity.variant_id,
-        model=serving.identity.model_id,
-        verified=serving.status == "verified",
-        cells=tuple(cells),
-        quality={row.metric: row.value for row in serving.quality},
-        usd_per_ms=None if hourly is None else hourly / 3.6e6,
-        margin_share=max(fits, default=0.0),
-    )
-
-
-_Offer = tuple[float, float, Candidate, Cell, int, State]
-"""Cost in USD, predicted p99 in ms, and what they come from."""
+_Offer = tuple[float, float, Candidate, Cell | Rows, int, State]
+"""Cost in USD, predicted p99 in ms, and what they come from: a shape or side by side rows, and how often it is run."""
 
 
 def decide(request: Request, candidates: Sequence[Candidate], states: Mapping[str, State]) -> Decision:
@@ -162,13 +64,14 @@ def decide(request: Request, candidates: Sequence[Candidate], states: Mapping[st
 
     Every other candidate is told with the reason it lost. Closed form, no search: linear in the number of cells.
     """
+    price = _offer if request.prompt_tokens is None else _offer_of_tokens
     offers: list[_Offer] = []
     rejected: list[Rejected] = []
     for candidate in candidates:
         state = states.get(candidate.node, _IDLE)
         if (refused := _refused(request, candidate, state)) is not None:
             rejected.append(refused)
-        elif isinstance(found := _offer(request, candidate, state), float):
+        elif isinstance(found := price(request, candidate, state), float):
             rejected.append((candidate, _TOO_SLOW if found < math.inf else _NO_SHAPE, found))
         else:
             offers.append(found)
@@ -185,6 +88,9 @@ def decide(request: Request, candidates: Sequence[Candidate], states: Mapping[st
 
 _IDLE = State()
 _TOO_SLOW = "too slow: p99 {:.1f} ms"
+_NO_TEXT = "generates no text"
+_NO_ROOM = "prompt and completion do not fit into a cache of {:.0f} tokens"
+_TEXT = "generates text: ask with prompt and completion tokens"
 _NO_SHAPE = "no measured shape holds the request"
 _DEARER = "costs {:.2f} times as much"
 _TIED = "as cheap, but less loaded or slower"
@@ -219,6 +125,32 @@ def _offer(request: Request, candidate: Candidate, state: State) -> _Offer | flo
     return nearest if best is None else best
 
 
+def _offer_of_tokens(request: Request, candidate: Candidate, state: State) -> _Offer | float:
+    """Return the cheapest batch in time, or the least p99 of those too slow: TTFT, and then a token after the other.
+
+    The cache is taken as full as it is at the end. The bound of a whole request is the sum of its calls' bounds, which
+    is never too low: calls may be slow together.
+    """
+    best: _Offer | None = None
+    nearest = math.inf
+    prompt, more = request.prompt_tokens or 1, (request.completion_tokens or 1) - 1
+    slow = state.thermal_factor * (1 + candidate.margin_share)
+    usd_per_ms = (candidate.usd_per_ms or 0.0) * state.thermal_factor
+    for rows in candidate.tokens.rows if candidate.tokens else ():
+        rounds = -(-request.items // rows.batch)
+        ttft_ms, ttft_bound_ms = rows.prefill.in_pieces(prompt)
+        itl_ms, itl_bound_ms = rows.decode.at(prompt + more)
+        first_ms = state.queued_ms + slow * ((rounds - 1) * more * itl_bound_ms + rounds * ttft_bound_ms)
+        p99_ms = first_ms + slow * more * itl_bound_ms
+        if p99_ms > request.slo_p99_ms or first_ms > request.slo_ttft_ms or slow * itl_bound_ms > request.slo_tpot_ms:
+            nearest = min(nearest, p99_ms)
+            continue
+        usd = rounds * (ttft_ms + more * itl_ms) * usd_per_ms
+        if best is None or usd < best[0]:
+            best = (usd, p99_ms, candidate, rows, rounds, state)
+    return nearest if best is None else best
+
+
 def _refused(request: Request, candidate: Candidate, state: State) -> Rejected | None:
     if candidate.model != request.model:
         return candidate, "serves another model", 0.0
@@ -228,8 +160,15 @@ def _refused(request: Request, candidate: Candidate, state: State) -> Rejected |
         return candidate, "the node is unhealthy", 0.0
     if state.draining and request.priority <= 0:
         return candidate, "the node is draining", 0.0
-    if not candidate.cells:
+    if not candidate.cells and candidate.tokens is None:
         return candidate, "no latency was measured that may be trusted", 0.0
+    if request.prompt_tokens is None:
+        if not candidate.cells:
+            return candidate, _TEXT, 0.0
+    elif candidate.tokens is None:
+        return candidate, _NO_TEXT, 0.0
+    elif request.prompt_tokens + (request.completion_tokens or 1) - 1 > candidate.tokens.context_tokens:
+        return candidate, _NO_ROOM, float(candidate.tokens.context_tokens)
     if candidate.usd_per_ms is None:
         return candidate, "no price is known", 0.0
     for metric, least in request.min_quality.items():
@@ -243,6 +182,8 @@ def _refused(request: Request, candidate: Candidate, state: State) -> Rejected |
 
 def _decision(request: Request, best: _Offer, rejected: tuple[Rejected, ...]) -> Decision:
     usd, p99_ms, candidate, cell, calls, state = best
+    if isinstance(cell, Rows):
+        return _decision_of_tokens(request, best, cell, rejected)
     return Decision(
         chosen=candidate,
         bucket=cell.bucket,
@@ -256,16 +197,16 @@ def _decision(request: Request, best: _Offer, rejected: tuple[Rejected, ...]) ->
     )
 
 
-def request_from(document: Mapping[str, Any]) -> Request:
-    """Read a request from JSON; raise UsageError for an unknown or missing key, or an impossible value."""
-    known = {"model", "items", "dims", "slo_p99_ms", "min_quality", "priority", "allow_unverified"}
-    if unknown := sorted(set(document) - known):
-        raise UsageError(f"unknown key `{unknown[0]}` in the request", hint=f"known: {', '.join(sorted(known))}")
-    try:
-        request = Request(**document)
-    except TypeError as error:
-        raise UsageError(f"the request is incomplete: {error}", hint="it needs model and slo_p99_ms") from error
-    numbers = (request.items, request.slo_p99_ms, *request.dims.values())
-    if not all(isinstance(number, (int, float)) and math.isfinite(number) and number > 0 for number in numbers):
-        raise UsageError("items, dims and slo_p99_ms are positive numbers")
-    return request
+def _decision_of_tokens(request: Request, best: _Offer, rows: Rows, rejected: tuple[Rejected, ...]) -> Decision:
+    usd, p99_ms, candidate, _, rounds, state = best
+    prompt, more = request.prompt_tokens or 1, (request.completion_tokens or 1) - 1
+    ttft_ms, _ = rows.prefill.in_pieces(prompt)
+    itl_ms, itl_bound_ms = rows.decode.at(prompt + more)
+    tpot_ms = state.thermal_factor * (1 + candidate.margin_share) * itl_bound_ms
+    first_ms = p99_ms - more * tpot_ms
+    left = (request.slo_p99_ms - p99_ms, request.slo_ttft_ms - first_ms, request.slo_tpot_ms - tpot_ms)
+    return Decision(
+        chosen=candidate, bucket=f"batch {rows.batch}", calls=rounds, predicted_p99_ms=p99_ms, ttft_p99_ms=first_ms,
+        predicted_p50_ms=state.queued_ms + rounds * (ttft_ms + more * itl_ms) * state.thermal_factor,
+        tpot_p99_ms=tpot_ms, margin_ms=min(left), usd=usd, basis=rows.basis, rejected=rejected,
+    )

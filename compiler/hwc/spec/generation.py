@@ -34,6 +34,8 @@ class GenerationSpec(Record):
     golden_prompt: str = "The capital of France is"
     golden_tokens: Annotated[int, Field(ge=1, le=256)] = 64
     """Greedy tokens that the artefact is compared with the model in PyTorch on."""
+    functional_tokens: Annotated[int, Field(ge=1, le=256)] = 4
+    """How many of them on a device that is only good for functional tests."""
 
     @model_validator(mode="after")
     def _fits(self) -> GenerationSpec:
@@ -56,7 +58,7 @@ class GenerationSpec(Record):
             "inputs": {**inputs, "input_ids": {**inputs["input_ids"], "high": EXAMPLE_IDS}},
             "outputs": ["logits"],
             "buckets": self.buckets(),
-            "functional_buckets": [self._bucket(1, tokens, 1) for tokens in (1, min(self.prefill_tokens))],
+            "functional_buckets": [self._bucket(1, tokens, 1) for tokens in sorted({1, min(self.prefill_tokens)})],
         }
 
     def positions(self, bucket: Mapping[str, int]) -> dict[str, np.ndarray]:

@@ -41,6 +41,8 @@ class Lowering(Record):
     gpu: str = ""
     """Value of ``--iree-vulkan-target`` or ``--iree-cuda-target``."""
     stack_limit_bytes: Annotated[int, Field(ge=1024)] | None = None
+    widen_halves: bool = False
+    """The backend cannot convert float16, in which scales are stored: they are widened by integer arithmetic."""
     flags: tuple[str, ...] = ()
     """Further compiler flags."""
 

@@ -18,6 +18,13 @@ class Backend(StrEnum):
     ONNXRUNTIME = "onnxruntime"
 
 
+class Form(StrEnum):
+    """How packed weights are told in ONNX."""
+
+    MATMULNBITS = "matmulnbits"
+    DEQUANTIZE_LINEAR = "dequantize-linear"
+
+
 Destination = Annotated[Path, typer.Argument(help="Folder to create.")]
 
 
@@ -26,6 +33,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Write a bundle in another system's form.", no_args_is_help=True, rich_markup_mode=None)
     group.callback()(lambda: None)
     group.command("dir")(export_dir)
+    group.command("onnx")(export_onnx)
     group.command("triton")(export_triton)
     app.add_typer(group, name="export")
 
@@ -35,6 +43,20 @@ def export_dir(bundle: Reference, destination: Destination) -> None:
     from hwc.cli import export_action
 
     export_action.export_dir(bundle, destination)
+
+
+def export_onnx(
+    bundle: Reference,
+    destination: Destination,
+    form: Annotated[
+        Form, typer.Option(help="ONNX Runtime's own operators for packed weights, or standard operators alone.")
+    ] = Form.MATMULNBITS,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export to ONNX.")] = False,
+) -> None:
+    """Write BUNDLE#TARGET/SCHEME as one ONNX model, proven in ONNX Runtime."""
+    from hwc.cli import export_action
+
+    export_action.export_onnx(bundle, destination, form=form, force=force)
 
 
 def export_triton(

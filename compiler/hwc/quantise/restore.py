@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hwc import onnx_io
 from hwc.errors import IntegrityError
+from hwc.quantise.codes import Codes
 from hwc.quantise.encodings import Geometry, unpack
 from hwc.quantise.formats import BITS, Format, Kind, Zeros
 from hwc.quantise.graph import onnx_tensors
@@ -30,25 +31,29 @@ def restore(
     or that has another length than the graph says.
     """
     weights: dict[str, np.ndarray] = {}
-    for linear in _quantised(model):
-        form = linear.format
-        assert form is not None
-        geometry = Geometry(n=linear.n, k=linear.k, group=form.group_size or linear.k, zeros=form.zeros)
-        codes = unpack(linear.layer, stored, form.kind, geometry, encodings[form.kind])
-        weights.update(onnx_tensors(linear, codes))
-    inputs = {value.name: value for value in model.graph.input}
+    for linear in layers(model):
+        weights.update(onnx_tensors(linear, codes_of(linear, stored, encodings)))
     for name in onnx_io.weight_names(model):
         if name not in weights:
-            weights[name] = _plain(inputs[name], stored)
+            weights[name] = plain(model, name, stored)
     return weights
 
 
-def _quantised(model: onnx.ModelProto) -> Iterator[Linear]:
-    """Yield each quantised layer once, with its sizes and its format."""
+def codes_of(linear: Linear, stored: Mapping[str, bytes], encodings: Mapping[Kind, str]) -> Codes:
+    """Return the canonical codes of one layer; raise IntegrityError if the archives do not hold them."""
+    form = linear.format
+    assert form is not None
+    geometry = Geometry(n=linear.n, k=linear.k, group=form.group_size or linear.k, zeros=form.zeros)
+    return unpack(linear.layer, stored, form.kind, geometry, encodings[form.kind])
+
+
+def layers(model: onnx.ModelProto) -> Iterator[Linear]:
+    """Yield each quantised layer of a detached graph once, with its sizes, its format and how it is used."""
     names = set(onnx_io.weight_names(model))
     inputs = {value.name: value.type.tensor_type for value in model.graph.input}
     shapes = {name: [dim.dim_value for dim in kind.shape.dim] for name, kind in inputs.items()}
     zeros: dict[int, Zeros] = {UINT8: "point", FLOAT: "offset"}
+    multiplied = {node.input[2] for node in model.graph.node if node.op_type == "MatMulNBits"}
     seen: set[str] = set()
     for node in model.graph.node:
         name = next((name for name in node.input if name in names and name.endswith(CODES)), "")
@@ -58,7 +63,9 @@ def _quantised(model: onnx.ModelProto) -> Iterator[Linear]:
         seen.add(layer)
         sizes = shapes[name]
         if node.op_type == "DequantizeLinear":
-            yield _layer(layer, n=sizes[1], k=sizes[0], form=Format(kind="fp8"))
+            yield Linear(
+                layer=layer, weight=layer, n=sizes[1], k=sizes[0], transposed=True, format=Format(kind="fp8")
+            )
             continue
         kind: Kind = "int8" if attribute(node, "bits", 4) == BITS["int8"] else "int4"
         told = inputs.get(f"{layer}.zeros")
@@ -66,23 +73,22 @@ def _quantised(model: onnx.ModelProto) -> Iterator[Linear]:
             kind=kind, group_size=int(attribute(node, "block_size", 0)),
             zeros="none" if told is None else zeros[told.elem_type],
         )
-        k = shapes[f"{layer}.scales"][1] * form.group_size
-        yield _layer(layer, n=sizes[0], k=k, form=form, gathered=node.op_type == "GatherBlockQuantized")
+        yield Linear(
+            layer=layer, weight=layer, n=sizes[0], k=shapes[f"{layer}.scales"][1] * form.group_size, transposed=True,
+            format=form, gathered=node.op_type == "GatherBlockQuantized", multiplied=f"{layer}.scales" in multiplied,
+        )
 
 
-def _layer(layer: str, *, n: int, k: int, form: Format, gathered: bool = False) -> Linear:
-    return Linear(layer=layer, weight=layer, n=n, k=k, transposed=True, format=form, gathered=gathered)
-
-
-def _plain(value: onnx.ValueInfoProto, stored: Mapping[str, bytes]) -> np.ndarray:
+def plain(model: onnx.ModelProto, name: str, stored: Mapping[str, bytes]) -> np.ndarray:
+    """Return one weight that is stored as it is; raise IntegrityError if its length is not the one that is declared."""
     import numpy as np
     from onnx import helper
 
-    kind = value.type.tensor_type
+    kind = next(value.type.tensor_type for value in model.graph.input if value.name == name)
     shape = [dim.dim_value for dim in kind.shape.dim]
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
-    payload = stored.get(value.name, b"")
+    payload = stored.get(name, b"")
     expected_bytes = int(np.prod(shape)) * dtype.itemsize
     if len(payload) != expected_bytes:
-        raise IntegrityError(f"weight {value.name!r} has {len(payload)} bytes, not {expected_bytes}", where=value.name)
+        raise IntegrityError(f"weight {name!r} has {len(payload)} bytes, not {expected_bytes}", where=name)
     return np.frombuffer(payload, dtype).reshape(shape)

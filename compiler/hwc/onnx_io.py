@@ -8,12 +8,13 @@ simplifying and lowering it can neither touch nor copy a weight.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hwc import onnx_external
 from hwc.errors import IntegrityError, StepError
-from hwc.files import confined
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,8 +27,11 @@ DETACH_ANY_ELEMENTS = 4096
 _DAMAGED = "the checkpoint is damaged or diverged in training"
 
 
-def load(path: Path) -> onnx.ModelProto:
+def load(path: Path, outside: dict[str, np.ndarray] | None = None) -> onnx.ModelProto:
     """Load an ONNX file with its external data confined to its own folder.
+
+    Where ``outside`` is given, initializers that lie in external data are not read: they are mapped into it, by name,
+    and an empty tensor of their type and shape stands in the graph.
 
     Raises IntegrityError for a file that is no ONNX model, is truncated, or whose external data has an absolute
     name, leaves the folder, goes through a link, or claims bytes past its file's end.
@@ -50,52 +54,19 @@ def load(path: Path) -> onnx.ModelProto:
         raise IntegrityError("not an ONNX model, or truncated", where=str(path), hint="export it again") from error
     if not model.graph.node or not model.opset_import:
         raise IntegrityError("not an ONNX model: it has no nodes or no opset", where=str(path))
-    _load_external(model, path)
-    _check(model, path)
+    if outside is not None:
+        onnx_external.map_in(model, path, outside)
+    onnx_external.read_in(model, path)
+    _check(model, path, partial=bool(outside))
     return model
 
 
-def _load_external(model: onnx.ModelProto, path: Path) -> None:
-    from onnx.external_data_helper import _get_all_tensors, load_external_data_for_tensor, uses_external_data
-
-    for tensor in _get_all_tensors(model):
-        if not uses_external_data(tensor):
-            continue
-        check_external(tensor, path)
-        try:
-            load_external_data_for_tensor(tensor, str(path.parent))
-        except Exception as error:
-            raise IntegrityError(
-                f"external data of tensor {tensor.name!r} cannot be read: {error}", where=str(path)
-            ) from error
-        tensor.data_location = type(tensor).DEFAULT
-        del tensor.external_data[:]
-
-
-def check_external(tensor: onnx.TensorProto, path: Path) -> None:
-    """Refuse external data that is not wholly inside one regular file of the model's own folder."""
-    facts = {entry.key: entry.value for entry in tensor.external_data}
-    where = f"{path}, tensor {tensor.name!r}"
-    file = confined(path.parent, facts.get("location", ""))
-    if file.is_symlink() or not file.is_file():
-        raise IntegrityError(f"external data is not a regular file: {facts.get('location', '')!r}", where=where)
-    try:
-        offset, length = int(facts.get("offset", 0)), int(facts.get("length", file.stat().st_size))
-    except ValueError as error:
-        raise IntegrityError("external data has an offset or length that is no number", where=where) from error
-    if offset < 0 or length < 0 or offset + length > file.stat().st_size:
-        raise IntegrityError(
-            f"external data claims bytes {offset}…{offset + length} of a file of {file.stat().st_size} bytes",
-            where=where,
-            hint="the data file is truncated, or the model was tampered with",
-        )
-
-
-def _check(model: onnx.ModelProto, path: Path) -> None:
+def _check(model: onnx.ModelProto, path: Path, *, partial: bool) -> None:
     import onnx
 
+    by_path = partial or model.ByteSize() >= MAX_PROTO_BYTES
     try:
-        onnx.checker.check_model(model if model.ByteSize() < MAX_PROTO_BYTES else str(path))
+        onnx.checker.check_model(str(path) if by_path else model)
     except onnx.checker.ValidationError as error:
         first = str(error).strip().splitlines()[0]
         raise IntegrityError(f"not a valid ONNX model: {first}", where=str(path), hint="export it again") from error
@@ -138,23 +109,26 @@ def load_graph(path: Path) -> onnx.ModelProto:
     return onnx.load_model(str(path), load_external_data=False)
 
 
-def detach(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+def detach(model: onnx.ModelProto, outside: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
     """Turn large initializers into trailing graph inputs, in place, and return their values by name.
 
     Detached are floating tensors of at least 32 elements and any tensor of at least 4096; what is smaller
-    may steer shapes and stays inside. Raises IntegrityError for a weight that holds NaN or infinity.
+    may steer shapes and stays inside. ``outside`` holds the values that no longer lie in the graph. Raises
+    IntegrityError for a weight that holds NaN or infinity.
     """
     import onnx
     from onnx import numpy_helper
 
     weights: dict[str, np.ndarray] = {}
     kept: list[onnx.TensorProto] = []
+    far = outside or {}
     for tensor in model.graph.initializer:
         if not _is_weight(tensor):
-            _check_constant(tensor)
-            kept.append(tensor)
+            inside = numpy_helper.from_array(far[tensor.name], tensor.name) if tensor.name in far else tensor
+            _check_constant(inside)
+            kept.append(inside)
             continue
-        weights[tensor.name] = numpy_helper.to_array(tensor)
+        weights[tensor.name] = far[tensor.name] if tensor.name in far else numpy_helper.to_array(tensor)
         model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
@@ -166,9 +140,7 @@ def detach(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 def _is_weight(tensor: onnx.TensorProto) -> bool:
     import onnx
 
-    count = 1
-    for size in tensor.dims:
-        count *= size
+    count = math.prod(tensor.dims)
     floating = tensor.data_type in (
         onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE,
     )

@@ -1,4 +1,4 @@
-"""Errors across a process boundary: a child tells its HwcError in a file, the parent raises the same one."""
+"""Errors and warnings across a process boundary: a child tells them in a file, the parent raises or shows them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from hwc.errors import BY_NAME, HwcError, InternalError
 
 FILE_NAME = "error.json"
+WARNINGS = "warnings.txt"
+"""One a line; kept with what the child made."""
 
 
 def tell(folder: Path, error: HwcError) -> None:
@@ -30,3 +32,15 @@ def raise_told(folder: Path) -> None:
         return
     cls = BY_NAME.get(payload["type"], InternalError)
     raise cls(payload["what"], where=payload["where"], hint=payload["hint"])
+
+
+def warn(folder: Path, text: str) -> None:
+    """Tell the parent what its user ought to know, though the work goes on."""
+    with (folder / WARNINGS).open("a", encoding="utf-8") as stream:
+        stream.write(" ".join(text.split()) + "\n")
+
+
+def warnings(folder: Path) -> list[str]:
+    """Return what was told with ``warn``."""
+    file = folder / WARNINGS
+    return file.read_text(encoding="utf-8").splitlines() if file.is_file() else []

@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from command import ROOT
+from hwc import digest
+
 SPECIAL = ("<|end|>", "<|user|>", "<|model|>")
 CHAT = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
@@ -40,6 +43,31 @@ def causal_folder(folder: Path, *, model_type: str = "llama", **changed: Any) ->
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+def language_toml(name: str, folder: Path, *, generation: dict[str, Any], **tables: dict[str, Any]) -> str:
+    """Return a specification of a language model in a folder, measured on a little of the text that hwc ships."""
+    data = ROOT / "models" / "data"
+    evaluation, calibration = (data / f"language-{kind}.jsonl" for kind in ("eval", "calibration"))
+    told: dict[str, dict[str, Any]] = {
+        "source": {
+            "kind": "huggingface", "path": str(folder), "task": "text-generation", "library": "transformers",
+        },
+        "generation": generation,
+        "evaluation": {
+            "evaluator": "language", "file": str(evaluation), "sha256": digest.of_file(evaluation), "items": 4,
+            "functional_items": 2,
+        },
+        "calibration": {
+            "file": str(calibration), "sha256": digest.of_file(calibration), "items": 4, "window_tokens": 32,
+        },
+    }
+    for table, entries in tables.items():
+        told[table] = {**told.get(table, {}), **entries}
+    rows = [f'name = "{name}"', 'task = "text-generation"', "parity_max_abs = 1e-3"]
+    for table, entries in told.items():
+        rows += ["", f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in entries.items())]
+    return "\n".join(rows) + "\n"
 
 
 def greedy(folder: Path, ids: list[int], count: int) -> list[int]:

@@ -17,19 +17,8 @@ MODEL = "tiny-llama"
 
 
 @pytest.fixture(scope="module")
-def language(tmp_path_factory: pytest.TempPathFactory) -> Cli:
-    """A command line with the model built in two schemes. Read it, never change it."""
-    folder = tmp_path_factory.mktemp("language")
-    causal_folder(folder / MODEL)
-    return Cli(home=folder / "home", store=folder / "store", cwd=folder)
-
-
-@pytest.fixture(scope="module")
-def built(language: Cli) -> Mapping[str, Any]:
-    schemes = ("-q", "fp32", "-q", "w4a16", "-q", "fp8")
-    ran = language("build", f"./{MODEL}", "-t", "llvm-cpu-host", *schemes, "--format", "json").ok()
-    documents = ran.json()[0]["variants"]
-    return {document["identity"]["variant_id"].partition("/")[2]: document for document in documents}
+def built(built_language: Mapping[str, Any]) -> Mapping[str, Any]:
+    return built_language
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +45,15 @@ def test_quantised_code_is_the_quantised_graph_in_onnx_runtime_and_near_the_mode
         assert 0 < told["kl_mean"] < kl
 
 
+def test_calibrated_int4_is_told_as_a_share_of_rounding_to_nearest_with_its_interval(built: Mapping[str, Any]) -> None:
+    rows = {row["metric"]: row for row in built["w4a16"]["quality"]}
+    told = rows["kl_vs_rtn"]
+    assert 0 < told["value"] < 0.5
+    assert told["ci95"][0] < told["value"] < told["ci95"][1]
+    assert told["n"] == rows["kl_mean"]["n"] > 1000
+    assert not {"kl_vs_rtn"} & ({*metrics(built["fp32"])} | {*metrics(built["fp8"])})
+
+
 @pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 100, 140])
 def test_a_prompt_of_any_length_goes_on_as_torch_goes_on(length: int, fp32: hwc.Model, language: Cli) -> None:
     ids = np.random.default_rng(length).integers(0, 250, length).tolist()
@@ -77,10 +75,42 @@ def test_the_serving_metadata_tells_the_cache_and_both_latencies(built: Mapping[
     told = document["model"]
     assert told["kv_bytes_per_token"] == 2 * 2 * 2 * 16 * 4
     assert told["max_context_tokens"] == 192
-    assert {cell["isl"] for cell in document["profile"]["prefill"]} == {16, 128}
-    assert {cell["context"] for cell in document["profile"]["decode"]} == {192}
+    assert [cell["isl"] for cell in document["profile"]["prefill"]] == [1, 16, 32, 64, 128, 192]
+    assert {cell["isl"]: cell["calls"] for cell in document["profile"]["prefill"]}[192] > 1
+    assert len(document["profile"]["decode"]) == 6
+    assert max(cell["context"] for cell in document["profile"]["decode"]) == 192
     assert "ttft" in document["definitions"]
     assert "tpot" in document["definitions"]
+
+
+def test_the_serving_metadata_tells_what_it_takes_to_serve(built: Mapping[str, Any]) -> None:
+    for document in built.values():
+        told = document["resources"]
+        assert (told["max_num_seqs"], told["max_kv_tokens"]) == (1, 192)
+        assert told["peak"][0]["context_tokens"] == 192
+        assert told["peak"][0]["peak_bytes"] > told["weights_bytes"]
+        assert told["cold_start_s"] > told["load_s"] > 0
+        prices = {(row["phase"], row["tokens"]) for row in document["cost"]["usd_per_million_tokens"]}
+        assert {("prefill", 16), ("prefill", 192), ("decode", 192)} <= prices
+
+
+def test_the_router_prices_a_text_from_the_metadata(language: Cli, built: Mapping[str, Any], tmp_path: Path) -> None:
+    assert built
+    fleet = tmp_path / "fleet.toml"
+    fleet.write_text(f'[[node]]\nname = "here"\nbundles = ["{MODEL}"]\n')
+    ask = ("route", "--fleet", fleet, "--model", MODEL, "--completion-tokens", "10", "--slo-ttft-ms", "60000")
+    refused = language(*ask, "--prompt-tokens", "190")
+    assert refused.code == 3
+    assert "a cache of 192 tokens" in refused.stderr or "no latency was measured that may be trusted" in refused.stderr
+    ran = language(*ask, "--prompt-tokens", "40", "--format", "json")
+    quiet = [
+        name for name, document in built.items()
+        if all(any(cell["valid"] for cell in document["profile"][phase]) for phase in ("prefill", "decode"))
+    ]
+    assert ran.code == (0 if quiet else 3)
+    if quiet:
+        assert ran.json()["chosen"]["variant"].partition("/")[2] in quiet
+        assert ran.json()["ttft_p99_ms"] < ran.json()["predicted_p99_ms"]
 
 
 def test_the_command_line_prints_the_text_alone(language: Cli, built: Mapping[str, Any]) -> None:
@@ -142,11 +172,19 @@ def test_a_language_model_is_shown_like_any_other(verb: str, language: Cli, buil
     [
         ("qwen2", {}),
         ("qwen3", {"tie_word_embeddings": False}),
-        ("mistral", {"sliding_window": 32}),
-        ("gemma3_text", {"sliding_window": 32, "layer_types": ["sliding_attention", "full_attention"]}),
+        ("mistral", {"sliding_window": 16}),
+        (
+            "gemma3_text",
+            {
+                "sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"],
+                "query_pre_attn_scalar": 16, "rope_theta": 1e6, "rope_local_base_freq": 1e4,
+            },
+        ),
+        ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}),
     ],
 )
 def test_other_decoders_build_and_match_torch(model_type: str, changed: dict[str, Any], tmp_path: Path) -> None:
+    """The golden prompt has 24 tokens, more than the windows."""
     causal_folder(tmp_path / "model", model_type=model_type, **changed)
     cli = Cli(home=tmp_path / "home", store=tmp_path / "store", cwd=tmp_path)
     ran = cli("build", "./model", "-t", "llvm-cpu-host", "-q", "fp32", "--smoke", "--format", "json").ok()

@@ -53,6 +53,14 @@ def test_honest_external_data_is_read(tmp_path: Path) -> None:
     assert numpy_helper.to_array(model.graph.initializer[0]).tobytes() == WEIGHTS
 
 
+def test_honest_external_data_is_mapped_where_that_is_asked_for(tmp_path: Path) -> None:
+    outside: dict[str, np.ndarray] = {}
+    model = onnx_io.load(write(tmp_path, location="weights.bin", data=WEIGHTS), outside)
+    assert isinstance(outside["fc.weight"].base, np.memmap)
+    assert model.ByteSize() < 1000
+    assert onnx_io.detach(model, outside)["fc.weight"].tobytes() == WEIGHTS
+
+
 def test_honest_external_data_at_an_offset_is_read(tmp_path: Path) -> None:
     path = write(tmp_path, location="weights.bin", data=b"x" * 4096 + WEIGHTS, offset="4096", length=str(len(WEIGHTS)))
     assert numpy_helper.to_array(onnx_io.load(path).graph.initializer[0]).tobytes() == WEIGHTS
@@ -68,8 +76,9 @@ def test_honest_external_data_at_an_offset_is_read(tmp_path: Path) -> None:
 def test_external_data_outside_the_models_folder_is_refused(tmp_path: Path, location: str) -> None:
     (tmp_path / "secret.bin").write_bytes(WEIGHTS)
     path = write(tmp_path / "model", location=location.format(absolute=tmp_path / "secret.bin"))
-    with pytest.raises(IntegrityError):
-        onnx_io.load(path)
+    for outside in (None, {}):
+        with pytest.raises(IntegrityError):
+            onnx_io.load(path, outside)
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["to outside", "to inside"])
@@ -116,13 +125,15 @@ def test_external_data_in_a_pipe_is_refused_without_waiting(tmp_path: Path) -> N
 def test_external_data_that_claims_other_bytes_than_there_are_is_refused(
     tmp_path: Path, entries: dict[str, str]
 ) -> None:
-    with pytest.raises(IntegrityError):
-        onnx_io.load(write(tmp_path, location="weights.bin", data=WEIGHTS, **entries))
+    for outside in (None, {}):
+        with pytest.raises(IntegrityError):
+            onnx_io.load(write(tmp_path, location="weights.bin", data=WEIGHTS, **entries), outside)
 
 
 def test_external_data_shorter_than_the_tensor_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(IntegrityError):
-        onnx_io.load(write(tmp_path, location="weights.bin", data=WEIGHTS[:-4]))
+    for outside in (None, {}):
+        with pytest.raises(IntegrityError):
+            onnx_io.load(write(tmp_path, location="weights.bin", data=WEIGHTS[:-4]), outside)
 
 
 def test_external_data_of_a_tensor_inside_a_subgraph_is_confined_too(tmp_path: Path) -> None:
@@ -139,8 +150,9 @@ def test_external_data_of_a_tensor_inside_a_subgraph_is_confined_too(tmp_path: P
     graph = helper.make_graph([branch], "graph", outer.graph.input, outer.graph.output, [condition])
     path = tmp_path / "model" / "nested.onnx"
     path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]).SerializeToString())
-    with pytest.raises(IntegrityError, match="leaves its folder"):
-        onnx_io.load(path)
+    for outside in (None, {}):
+        with pytest.raises(IntegrityError, match="leaves its folder"):
+            onnx_io.load(path, outside)
 
 
 def whole(tmp_path: Path) -> bytes:

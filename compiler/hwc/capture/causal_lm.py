@@ -1,20 +1,26 @@
 """Causal language models: one graph for prefill, decode and scoring, with the KV cache as explicit state.
 
-The model's own forward pass from transformers is exported, with two parts put in its place by transformers' own
-interfaces: an attention that reads grouped heads where they lie, and a cache of fixed length that is written by index.
+The model's own forward pass from transformers is exported, with parts of it replaced: by transformers' own interfaces
+an attention that reads grouped heads where they lie and a cache of fixed length that is written by index, and for a
+mixture of experts a form without data-dependent loops (experts.py).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hwc import onnx_external, onnx_io
+from hwc.capture import checkpoint, experts
 from hwc.errors import StepError, UsageError
 from hwc.spec.generation import GenerationSpec
 
 if TYPE_CHECKING:
+    import numpy as np
+    import onnx
     import torch
 
 KEY, VALUE = "cache.key.", "cache.value."
@@ -24,30 +30,35 @@ _EXAMPLE = {"batch": 2, "sequence": 5, "logits": 3, "context": 24}
 _ATTENTION = "hwc_grouped"
 
 
-def load(folder: Path) -> Any:
+def load(folder: Path) -> tuple[Any, list[str]]:
     """Load a causal language model in float32 from a Hugging Face folder with safetensors.
 
-    Raises StepError with transformers' own words if it cannot.
+    Weights that are float32 in the file are mapped from it, not read. Returns also the names of tensors in the file
+    that the model does not have. Raises IntegrityError for weights that are missing, of another shape than the
+    configuration says, or not finite; StepError with transformers' own words for what it cannot load.
     """
     import torch
-    from transformers import AttentionInterface, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    AttentionInterface.register(_ATTENTION, _grouped_attention)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, told = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager", use_safetensors=True, local_files_only=True,
-            trust_remote_code=False,
+            trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True,
         )
     except Exception as error:
         raise StepError(
             f"transformers cannot load this model: {str(error).strip().splitlines()[0]}", where=str(folder),
             hint="does AutoModelForCausalLM.from_pretrained() load the folder?",
         ) from error
-    return model.eval()
+    unknown = checkpoint.require_whole(model, told, folder)
+    checkpoint.require_finite(model, folder)
+    return model.eval(), unknown
 
 
-def export(model: Any, work: Path) -> Path:
-    """Export one step of a model to ``work/model.onnx`` (opset 21, every size dynamic); return its path.
+def export(model: Any) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """Export one step of a model (opset 21, every size dynamic); return its graph, and its weights apart from it.
+
+    A weight is a view of the model's own memory; an empty tensor of its name stands in the graph.
 
     Inputs: input_ids [batch, sequence], start [batch], logit_index [batch, logits], and a layer's cache.key and
     cache.value, float32 [batch, kv_heads, context, head_dim]. Outputs: logits [batch, logits, vocabulary], and the
@@ -55,7 +66,6 @@ def export(model: Any, work: Path) -> Path:
     """
     import torch
 
-    step = _step_module(model)
     layers = range(model.config.num_hidden_layers)
     example = _example(model)
     dynamic = torch.export.Dim.DYNAMIC
@@ -64,7 +74,7 @@ def export(model: Any, work: Path) -> Path:
         tuple({0: dynamic, 2: dynamic} for _ in range(2 * len(layers))),
     ]
     try:
-        with _attending(model), torch.no_grad():
+        with stepping(model) as step, torch.no_grad():
             program = torch.onnx.export(
                 step, example, dynamo=True, opset_version=21, verbose=False, external_data=False,
                 dynamic_shapes=dims,
@@ -76,8 +86,23 @@ def export(model: Any, work: Path) -> Path:
             f"torch.onnx cannot export this model: {str(error).strip().splitlines()[0]}",
             where=type(model).__name__, hint="the step's log holds the exporter's whole report",
         ) from error
-    program.save(str(work / "model.onnx"), external_data=True)
-    return work / "model.onnx"
+    outside = _take_out(program.model.graph.initializers)
+    graph = program.model_proto
+    for name, value in list(outside.items()):
+        onnx_external.put(graph, name, value, outside)
+    return graph, outside
+
+
+def _take_out(initializers: Any) -> dict[str, np.ndarray]:
+    """Take the tensors out of a graph and return them as arrays; what steers shapes is small and stays."""
+    found = {
+        name: value.const_value.numpy()
+        for name, value in initializers.items()
+        if math.prod(value.const_value.shape) >= onnx_io.DETACH_FLOAT_ELEMENTS
+    }
+    for name in found:
+        del initializers[name]
+    return found
 
 
 def facts(model: Any, generation: GenerationSpec) -> dict[str, Any]:
@@ -92,7 +117,7 @@ def facts(model: Any, generation: GenerationSpec) -> dict[str, Any]:
         "hidden_size": config.hidden_size, "vocab_size": config.vocab_size,
         "kv_bytes_per_token": 2 * layers * heads * width * 4, "kv_dtype": generation.kv_dtype,
         "eos_ids": [ends] if isinstance(ends, int) else list(ends or []),
-        "trained_context_tokens": getattr(config, "max_position_embeddings", None),
+        "trained_context_tokens": getattr(config, "max_position_embeddings", None), **experts.counts(model),
     }
 
 
@@ -126,12 +151,19 @@ def _example(model: Any) -> tuple[Any, ...]:
 
 
 @contextmanager
-def _attending(model: Any) -> Iterator[None]:
-    """Let the model attend by groups for as long as the block lasts."""
+def stepping(model: Any) -> Iterator[Any]:
+    """Yield the module that is exported; the model attends by groups, and to the cache, for as long as the block lasts.
+
+    It takes and gives what :func:`export` says of the graph, caches as further arguments, keys before values.
+    """
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(_ATTENTION, _grouped_attention)
     before = model.config._attn_implementation
     model.set_attn_implementation(_ATTENTION)
     try:
-        yield
+        with experts.static(model):
+            yield _step_module(model)
     finally:
         model.set_attn_implementation(before)
 

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hwc import gguf_file
+from hwc import gguf_file, tensor_file
 from hwc.capture import gguf_config, gguf_tensors, gguf_tokenizer
+from hwc.capture.arrived import Arrived, Kept, Rows
 from hwc.capture.gguf_tensors import Placed, Quantised
 from hwc.gguf_file import GgufFile
 
@@ -36,30 +37,56 @@ def to_folder(files: Sequence[Path], out: Path) -> None:
 
 
 def quantised_tensors(files: Sequence[Path]) -> Iterator[Quantised]:
-    """Yield the weights that arrive in groups of 32 (Q4_0, Q4_1, Q8_0) with their codes, for repacking them exactly.
+    """Yield the weights that arrive in groups of 32 (Q4_0, Q4_1, Q5_0, Q8_0) with their codes, with nothing rounded.
 
     One is held at a time. Names, and the order of rows, are transformers'. Raises as :func:`to_folder` does.
     """
     file = gguf_file.read(files)
-    for placed in gguf_tensors.place(file, gguf_config.decoder(file)):
-        if placed.source.type.name in gguf_tensors.IN_GROUPS and len(placed.source.shape) == 2:
+    for placed in _matrices(file):
+        if placed.source.type.name in gguf_tensors.IN_GROUPS:
             yield gguf_tensors.quantised(file, placed)
 
 
-def _save_weights(file: GgufFile, placed: Sequence[Placed], path: Path) -> None:
-    """Write safetensors, the header first, then tensor by tensor.
+def arrived(files: Sequence[Path]) -> list[Arrived]:
+    """List the weights that the file has quantised; those of :func:`quantised_tensors` can be kept as they are."""
+    file = gguf_file.read(files)
+    found = [placed for placed in _matrices(file) if placed.source.type.block_values > 1]
+    return [Arrived(name=placed.name, type=placed.source.type.name, kept=_kept(file, placed)) for placed in found]
 
-    Format: https://github.com/huggingface/safetensors#format
-    """
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for one in placed:
-        start, end = end, end + 4 * one.source.values
-        header[one.name] = {"dtype": "F32", "shape": list(one.source.shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as stream:
-        stream.write(len(text).to_bytes(8, "little") + text)
-        for one in placed:
-            for values in gguf_tensors.chunks(file, one):
-                stream.write(values.astype("<f4", copy=False).tobytes())
+
+def _matrices(file: GgufFile) -> list[Placed]:
+    return [one for one in gguf_tensors.place(file, gguf_config.decoder(file)) if len(one.source.shape) == 2]
+
+
+def _kept(file: GgufFile, placed: Placed) -> Kept | None:
+    kind = placed.source.type.name
+    if kind not in gguf_tensors.IN_GROUPS:
+        return None
+    return Kept(
+        kind="int8" if gguf_tensors.ZEROS.get(kind) == 128 else "int4", n=placed.rows, k=placed.columns,
+        groups=placed.columns // gguf_tensors.GROUP, zeros="none" if kind in gguf_tensors.ZEROS else "offset",
+        rows=lambda: map(_as_kept, gguf_tensors.quantised_rows(file, placed)),
+    )
+
+
+def _as_kept(part: Quantised) -> Rows:
+    """Return rows as they are kept; a group of scale 0 holds one value, its offset, which is code 0 at any scale."""
+    import numpy as np
+
+    if part.offsets is None:
+        return Rows(codes=part.codes, scales=part.scales)
+    flat = part.scales == 0
+    codes = part.codes.reshape(*flat.shape, gguf_tensors.GROUP) * ~flat[:, :, None]
+    scales = np.where(flat, np.float16(1), part.scales)
+    return Rows(codes=codes.reshape(part.codes.shape), scales=scales, offsets=part.offsets)
+
+
+def _save_weights(file: GgufFile, placed: Sequence[Placed], path: Path) -> None:
+    import numpy as np
+
+    by_name = {one.name: one for one in placed}
+    entries = [tensor_file.Entry(one.name, np.dtype("f4"), one.source.shape) for one in placed]
+    tensor_file.write(
+        path, entries,
+        lambda entry: (values.astype("<f4", copy=False) for values in gguf_tensors.chunks(file, by_name[entry.name])),
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hwc.capture.gguf_config import Decoder
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 CHUNK_VALUES = 1 << 22
 """Values made float at a time: 16 MiB."""
 GROUP = 32
-ZEROS = {"Q4_0": 8, "Q8_0": 128}
+ZEROS = {"Q4_0": 8, "Q5_0": 128, "Q8_0": 128}
 """Code that stands for zero in a type that has no offset."""
 IN_GROUPS = (*ZEROS, "Q4_1")
 """Types whose codes and scales can be kept as they are."""
@@ -54,9 +54,9 @@ class Quantised:
     name: str
     """As transformers has it."""
     kind: str
-    """``Q4_0``, ``Q4_1`` or ``Q8_0``."""
+    """One of IN_GROUPS."""
     codes: np.ndarray
-    """uint8 [N, K]: 0…15, or 0…255 for Q8_0 (the file's int8 plus 128)."""
+    """uint8 [N, K]: 0…15, or 0…255 for Q8_0 and Q5_0, the file's signed number plus 128."""
     scales: np.ndarray
     """float16 [N, K/32]."""
     offsets: np.ndarray | None = None
@@ -216,20 +216,47 @@ def _dequantise(placed: Placed, rows: np.ndarray) -> np.ndarray:
 def quantised(file: GgufFile, placed: Placed) -> Quantised:
     """Take a tensor of one of IN_GROUPS apart into codes, scales and offsets, with nothing rounded.
 
-    A Q8_0 code is the file's int8 plus 128. In the others, the low nibble of byte i is value i and the high one is
-    value i + 16. Raises IntegrityError for a scale or an offset that is not finite.
+    Raises IntegrityError for a scale or an offset that is not finite.
+    """
+    import numpy as np
+
+    rows = list(quantised_rows(file, placed))
+    offsets = [part.offsets for part in rows if part.offsets is not None]
+    return replace(
+        rows[0], codes=np.concatenate([part.codes for part in rows]),
+        scales=np.concatenate([part.scales for part in rows]), offsets=np.concatenate(offsets) if offsets else None,
+    )
+
+
+def quantised_rows(file: GgufFile, placed: Placed) -> Iterator[Quantised]:
+    """Yield some rows of what :func:`quantised` returns at a time.
+
+    The low nibble of byte i is value i of a group and the high one is value i + 16; Q5_0 has their fifth bits apart.
     """
     import numpy as np
 
     kind = placed.source.type.name
-    blocks = np.concatenate(list(_raw(file, placed))).reshape(placed.rows, -1, placed.source.type.block_bytes)
-    scales = np.ascontiguousarray(blocks[:, :, :2]).view("<f2")[:, :, 0]
-    offsets = np.ascontiguousarray(blocks[:, :, 2:4]).view("<f2")[:, :, 0] if kind == "Q4_1" else None
-    payload = blocks[:, :, 4 if kind == "Q4_1" else 2 :]
-    codes = payload ^ 0x80 if kind == "Q8_0" else np.concatenate([payload & 15, payload >> 4], axis=2)
-    for part in (scales, offsets):
-        if part is not None and not np.isfinite(part).all():
-            raise _not_finite(file, placed)
-    return Quantised(
-        name=placed.name, kind=kind, codes=codes.reshape(placed.rows, placed.columns), scales=scales, offsets=offsets
-    )
+    for raw in _raw(file, placed):
+        blocks = raw.reshape(len(raw), -1, placed.source.type.block_bytes)
+        scales = np.ascontiguousarray(blocks[:, :, :2]).view("<f2")[:, :, 0]
+        offsets = np.ascontiguousarray(blocks[:, :, 2:4]).view("<f2")[:, :, 0] if kind == "Q4_1" else None
+        for part in (scales, offsets):
+            if part is not None and not np.isfinite(part).all():
+                raise _not_finite(file, placed)
+        codes = _codes(kind, blocks).reshape(len(raw), placed.columns)
+        yield Quantised(name=placed.name, kind=kind, codes=codes, scales=scales, offsets=offsets)
+
+
+def _codes(kind: str, blocks: np.ndarray) -> np.ndarray:
+    """Return uint8 [rows, groups, 32] from blocks of bytes."""
+    import numpy as np
+
+    if kind == "Q8_0":
+        return blocks[:, :, 2:] ^ np.uint8(0x80)
+    nibbles = blocks[:, :, -GROUP // 2 :]
+    low = np.concatenate([nibbles & 15, nibbles >> 4], axis=2)
+    if kind != "Q5_0":
+        return low
+    fifth = np.unpackbits(blocks[:, :, 2:6], axis=2, bitorder="little")
+    codes: np.ndarray = (low | fifth << 4) + np.uint8(ZEROS[kind] - 16)
+    return codes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,12 +123,12 @@ def random_cases(spec: ModelSpec, buckets: Sequence[Bucket], items: int, *, seed
 
 
 def run_reference(
-    graphs: dict[str, onnx.ModelProto], weights: dict[str, np.ndarray], cases: Sequence[Case], outputs: Sequence[str]
+    graphs: dict[str, onnx.ModelProto], weights: Mapping[str, np.ndarray], cases: Sequence[Case], outputs: Sequence[str]
 ) -> list[dict[str, np.ndarray]]:
     """Run every case on its bucket's graph in strict ONNX Runtime; raise IntegrityError for a non-finite output."""
     results: dict[int, dict[str, np.ndarray]] = {}
     for name, graph in graphs.items():  # one bucket at a time: a session holds a copy of the weights
-        opened = session(onnx_io.attach(graph, weights))
+        opened = session(graph, weights)
         for number, case in enumerate(cases):
             if bucket_id(case.bucket) == name:
                 values = call(opened, outputs, case.feeds)

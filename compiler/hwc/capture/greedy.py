@@ -27,12 +27,14 @@ class Greedy:
 def record(model: Any, folder: Path, prompt: str, count: int, out: Path) -> None:
     """Write what transformers' own model, with its own cache and attention, says after a prompt, ends of text included.
 
-    A plain loop: ``generate`` would obey the model's generation settings.
+    A plain loop: ``generate`` would obey the model's generation settings. Raises UsageError if there is no tokenizer,
+    IntegrityError if it is not the model's.
     """
     import numpy as np
     import torch
 
-    ids = open_tokenizer(folder).encode(prompt).ids
+    tokenizer = open_tokenizer(folder, vocabulary=model.get_input_embeddings().num_embeddings)
+    ids = tokenizer.encode(prompt).ids
     following, held, rows = torch.tensor([ids]), None, []
     with torch.no_grad():
         for _ in range(count):

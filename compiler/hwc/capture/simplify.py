@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hwc import onnx_io
+from hwc import onnx_external, onnx_io
 from hwc.capture import state
 from hwc.capture.state import State
 from hwc.errors import StepError
@@ -25,25 +25,26 @@ SAME_MAX_ABS = 1e-6
 KEPT_METADATA = (onnx_io.WEIGHTS_KEY,)
 
 
-def simplify(spec: ModelSpec, buckets: tuple[Bucket, ...], captured: Path, out: Path) -> None:
+def simplify(
+    spec: ModelSpec, buckets: tuple[Bucket, ...], captured: Path, weights: Mapping[str, np.ndarray], out: Path
+) -> None:
     """Write ``<bucket>.onnx`` (detached) for every bucket and ``simplify.json`` with the measured differences.
 
-    Weights are graph inputs here, so no rewrite can reach them. Raises StepError if a simplified graph's output
-    differs from the captured graph's by more than 1e-6 of its largest value, on seeded inputs.
+    ``weights`` are the captured model's. They are graph inputs here, so no rewrite can reach them. Raises StepError if
+    a simplified graph's output differs from the captured graph's by more than 1e-6 of its largest value, on seeded
+    inputs.
     """
-    from safetensors.numpy import load_file
-
     model = onnx_io.load_graph(captured / "graph.onnx")
-    weights = load_file(captured / "weights.safetensors")
     states = state.find(model)
     outputs = [*spec.outputs, *(kept.next for kept in states)]
     whole = session(model, as_written=True)  # weights stay inputs: ONNX Runtime reads them where they lie
+    everything = dict(weights)
     differences: dict[str, float] = {}
     for bucket in buckets:
         static = specialise(model, spec, bucket)
         feeds = {**seeded_inputs(spec, bucket), **_seeded_state(states, spec, bucket)}
-        before = call(whole, outputs, {**feeds, **weights})
-        kept = {name: weights[name] for name in onnx_io.weight_names(static)}
+        before = call(whole, outputs, {**feeds, **everything})
+        kept = {name: everything[name] for name in onnx_io.weight_names(static)}
         after = call(session(static, as_written=True), outputs, {**feeds, **kept})
         differences[bucket_id(bucket)] = _compare(before, after, spec.name, bucket)
         onnx_io.save(static, out / f"{bucket_id(bucket)}.onnx")
@@ -97,8 +98,13 @@ def _drop_unused_weights(model: onnx.ModelProto) -> None:
     onnx_io.set_weight_names(model, names)
 
 
-def session(model: onnx.ModelProto, *, as_written: bool = False) -> Any:
+def session(
+    model: onnx.ModelProto, weights: Mapping[str, np.ndarray] | None = None, *, as_written: bool = False
+) -> Any:
     """Open a model in ONNX Runtime, strict: one thread, fusions that compute in int8 off.
+
+    Where ``weights`` are given, the model is a detached graph that is run with them: they are read from where they lie,
+    with no copy in a protobuf between, which could hold no more than 2 GiB.
 
     ``as_written`` turns every fusion off: static shapes allow other ones than dynamic shapes do, and in a model with
     large logits their rounding alone differs by more than 1e-6.
@@ -112,10 +118,27 @@ def session(model: onnx.ModelProto, *, as_written: bool = False) -> Any:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    given: list[Any] = []
+    if weights is not None:
+        model = onnx_external.attach(model, frozenset(onnx_io.weight_names(model)))
+        kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+        names = onnx_io.weight_names(model)
+        given = [_ort_value(weights[name], kinds[name]) for name in names]
+        options.add_external_initializers(list(names), given)
     try:
-        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        opened = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise _refused(model, str(error)) from error
+    opened.given = given  # ONNX Runtime does not own what it was given
+    return opened
+
+
+def _ort_value(value: np.ndarray, kind: int) -> Any:
+    """Return a view of an array for ONNX Runtime; ``kind`` names types that NumPy alone does not know."""
+    import numpy as np
+    import onnxruntime as ort
+
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(value), kind)
 
 
 def call(opened: Any, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[Any]:

@@ -53,19 +53,32 @@ class Tokenizer(Protocol):
         """Return the tokens of a text, with the special ones around it."""
 
 
-def open_tokenizer(folder: Path) -> Tokenizer:
-    """Load ``tokenizer.json`` without truncation and padding; raise UsageError if absent, IntegrityError if damaged."""
+def open_tokenizer(folder: Path, *, vocabulary: int | None = None) -> Tokenizer:
+    """Load ``tokenizer.json`` without truncation and padding.
+
+    Raises UsageError if it is absent, IntegrityError if it is damaged or has a token that a model of ``vocabulary``
+    tokens does not have.
+    """
     from tokenizers import Tokenizer as Loaded
 
     file = folder / "tokenizer.json"
     if not file.is_file():
-        raise UsageError("the model has no tokenizer, so no text can be scored", where=str(file))
+        raise UsageError(
+            "the model has no tokenizer, so no text can be scored", where=str(file),
+            hint="save_pretrained() of a fast tokenizer writes it",
+        )
     try:
         tokenizer = Loaded.from_file(str(file))
     except Exception as error:
         raise IntegrityError(f"not a tokenizer: {error}", where=str(file)) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+    if vocabulary is not None and largest >= vocabulary:
+        raise IntegrityError(
+            f"the tokenizer does not belong to the model: it has token {largest}, the model {vocabulary} tokens",
+            where=str(file), hint="put the model's own tokenizer.json beside its weights",
+        )
     loaded: Tokenizer = tokenizer
     return loaded
 

@@ -9,9 +9,11 @@ from typing import Any
 from hwc.spec.model import ModelSpec
 
 CAUSAL = frozenset(
-    {"gemma3_text", "llama", "mistral", "qwen2", "qwen3"}
+    {"gemma3_text", "llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe"}
 )
 """Decoders with attention in every layer and a key-value cache that grows with the text."""
+ROUTERS = "*.gate"
+"""Layers that choose a token's experts: few weights, and a score that is a little off sends tokens elsewhere."""
 CONTEXT_TOKENS = 1024
 """Cache built where nothing says otherwise: a longer one costs every token, since all of it is attended."""
 PREFILL_TOKENS = (16, 128)
@@ -28,6 +30,7 @@ def infer(
         {
             "name": name, "title": title, "licence": licence, "task": "text-generation", "source": dict(source),
             "parity_max_abs": 1e-3,
+            "quantise": {"exclude": [ROUTERS], "embeddings": "int8"},
             "generation": {
                 "context_tokens": context,
                 "prefill_tokens": _lengths(PREFILL_TOKENS, context), "score_tokens": min(SCORE_TOKENS, context),

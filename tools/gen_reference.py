@@ -15,7 +15,8 @@ from hwc.cli import facts, facts_action
 from hwc.cli.main import app
 from hwc.errors import BY_NAME
 from hwc.pipeline.stages import STAGES
-from hwc.quantise.scheme import SCHEMES
+from hwc.quantise.formats import BITS
+from hwc.quantise.scheme import OPTIONS, SCHEMES
 from hwc.spec import strict
 from hwc.spec.target import TargetSpec
 
@@ -93,20 +94,22 @@ def target_page() -> str:
 
 def scheme_page() -> str:
     """Return the schemes and how each target stores them."""
-    rows = [
-        f"| `{entry.name}` | {entry.title} | {entry.method} | {entry.group_size or '–'} |" for entry in SCHEMES.values()
-    ]
-    kinds = sorted({entry.kind for entry in SCHEMES.values()} - {"float"})
+    rows = [f"| `{entry.name}` | {entry.title} | {entry.method} |" for entry in SCHEMES.values()]
+    options = [f"| `{key}` | {short} | {meaning} |" for key, (short, meaning) in OPTIONS.items()]
+    kinds = sorted(BITS)
     shipped = targets()
     encodings = [
         " | ".join([f"| `{spec.name}`", *(f"`{spec.encoding.get(kind, 'none')}`" for kind in kinds)])
         for spec in shipped
     ]
     return (
-        f"# Schemes\n\n{NOTICE}\nA scheme says what is stored for the weight of a linear layer; everything else stays "
-        "in float32.\n[Why it is so](../explanation/quantisation.md).\n\n"
-        "| Scheme | Weights | Method | Group |\n|---|---|---|---:|\n"
+        f"# Schemes\n\n{NOTICE}\nA scheme says what is stored for the weights of linear layers, embeddings and the head; "
+        "everything else stays in float32.\n[Why it is so](../explanation/quantisation.md).\n\n"
+        "| Scheme | Weights | Method |\n|---|---|---|\n"
         + "\n".join(rows)
+        + "\n\nOptions make more of them, in short behind a dash or in long in brackets: `w4a16-g128-e8` is "
+        "`w4a16(group=128, embeddings=int8)`.\n\n| Option | Short | Meaning |\n|---|---|---|\n"
+        + "\n".join(options)
         + "\n\nHow the codes are packed is the target's choice (`[encoding]` of its descriptor):\n\n| Target | "
         + " | ".join(kinds) + " |\n|---|" + "---|" * len(kinds) + "\n" + "\n".join(encodings) + "\n"
     )

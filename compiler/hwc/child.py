@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from hwc.errors import MachineError
 from hwc.faults import fail_point
 
 OUTPUT_CAP_BYTES = 4 << 20
+LINE_CAP_BYTES = 1 << 16
+Tell = Callable[[str], None]
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -94,17 +96,21 @@ def _own_peak_bytes(pid: int) -> int:
 
 
 class _Pump(threading.Thread):
-    """Reads one pipe to its end and keeps the first and last parts."""
+    """Reads one pipe to its end, tells each whole line, and keeps the first and last parts."""
 
-    def __init__(self, stream: object) -> None:
+    def __init__(self, stream: object, tell: Tell) -> None:
         super().__init__(daemon=True)
-        self._stream = stream
-        self._kept = bytearray()
+        self._stream, self._tell = stream, tell
+        self._kept, self._begun = bytearray(), b""
         self.start()
 
     def run(self) -> None:
         while chunk := self._stream.read1(65536):  # type: ignore[attr-defined]
             self._kept += chunk
+            *lines, self._begun = (self._begun + chunk).split(b"\n")
+            self._begun = self._begun[-LINE_CAP_BYTES:]
+            for line in lines:
+                self._tell(line.decode(errors="replace"))
             if len(self._kept) > OUTPUT_CAP_BYTES:
                 half = OUTPUT_CAP_BYTES // 2
                 self._kept = self._kept[:half] + b"\n[... cut ...]\n" + self._kept[-half:]
@@ -119,8 +125,10 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def run(call: Call, *, stop: threading.Event | None = None) -> Outcome:
+def run(call: Call, *, stop: threading.Event | None = None, tell: Tell = lambda _: None) -> Outcome:
     """Run a child process to its end or its first limit; raise MachineError if it cannot start.
+
+    ``tell`` gets each line that the child writes to stderr, while it runs and from another thread.
 
     The child leads its own process group. All of it is killed when the child has ended, at a limit, and on any
     exception here (Ctrl-C included); the kernel kills the child if this process dies. Once ``stop`` is set, by
@@ -145,7 +153,7 @@ def run(call: Call, *, stop: threading.Event | None = None) -> Outcome:
         ) from error
     try:
         fail_point("child.started")
-        return _watch(process, call, started, stop)
+        return _watch(process, call, started, stop, tell)
     except BaseException:
         _kill(process)
         process.wait()
@@ -153,9 +161,9 @@ def run(call: Call, *, stop: threading.Event | None = None) -> Outcome:
 
 
 def _watch(
-    process: subprocess.Popen[bytes], call: Call, started: float, stop: threading.Event | None
+    process: subprocess.Popen[bytes], call: Call, started: float, stop: threading.Event | None, tell: Tell
 ) -> Outcome:
-    stdout, stderr = _Pump(process.stdout), _Pump(process.stderr)
+    stdout, stderr = _Pump(process.stdout, lambda _: None), _Pump(process.stderr, tell)
     stopped_by = ""
     peak = 0
     pause_s = 0.005

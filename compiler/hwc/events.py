@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-Kind = Literal["start", "done", "hit", "fail", "wait", "note", "warn"]
+Kind = Literal["start", "progress", "done", "hit", "fail", "wait", "note", "warn"]
+PROGRESS = "progress: "
+"""What begins a line on a step's stderr that tells how far it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

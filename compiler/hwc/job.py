@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What a stage function receives; it reads nothing else and writes only into ``out``."""
+    """What a stage function receives; it reads nothing else and writes only into ``out`` and ``work``."""
 
     params: Mapping[str, Any]
     """Part of the step's key."""
@@ -19,3 +19,5 @@ class Job:
     inputs: Mapping[str, Path]
     """Role to the output folder of an earlier step."""
     out: Path
+    work: Path
+    """A folder, there once the stage makes it, that outlasts a failure or a kill: the same step may go on from it."""

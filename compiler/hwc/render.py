@@ -13,7 +13,9 @@ from typing import Any
 from hwc.errors import HwcError
 from hwc.events import Event
 
-_MARKS = {"start": "…", "done": "✓", "hit": "=", "fail": "✗", "wait": "⏳", "note": "·", "warn": "!"}
+_MARKS = {"start": "…", "progress": "…", "done": "✓", "hit": "=", "fail": "✗", "wait": "⏳", "note": "·", "warn": "!"}
+QUIET_S = 30.0
+"""Least time between two lines of progress of one step in a log."""
 
 
 def error(failure: HwcError) -> None:
@@ -65,6 +67,8 @@ class Progress:
         self._quiet = quiet
         self._lock = threading.Lock()
         self._running: dict[str, float] = {}
+        self._latest: dict[str, str] = {}
+        self._told: dict[str, float] = {}
         self._live: Any = None
 
     def __enter__(self) -> Progress:
@@ -85,15 +89,31 @@ class Progress:
     def _lines(self) -> str:
         with self._lock:
             now = time.monotonic()
-            return "\n".join(f"  … {step}  {now - since:.0f} s" for step, since in self._running.items())
+            return "\n".join(
+                f"  … {step}  {now - since:.0f} s  {self._latest.get(step, '')}".rstrip()
+                for step, since in self._running.items()
+            )
+
+    def _due(self, event: Event) -> bool:
+        """Tell whether progress is worth a line of its own: where nothing is drawn live, and not all the time."""
+        now = time.monotonic()
+        if self._live is not None or now - self._told.get(event.step, self._running.get(event.step, now)) < QUIET_S:
+            return False
+        self._told[event.step] = now
+        return True
 
     def __call__(self, event: Event, /) -> None:
         """Take note of one event."""
         with self._lock:
             if event.kind == "start":
                 self._running[event.step] = time.monotonic()
+            elif event.kind == "progress":
+                self._latest[event.step] = event.text
+                if not self._due(event):
+                    return
             elif event.kind in ("done", "fail", "hit"):
                 self._running.pop(event.step, None)
+                self._latest.pop(event.step, None)
         if self._quiet or (event.kind == "start" and self._live is not None):
             return
         seconds = f"  {event.wall_s:.1f} s" if event.wall_s else ""

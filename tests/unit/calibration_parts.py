@@ -10,8 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
 from hwc import onnx_io
+from hwc.quantise import scheme as schemes
 from hwc.quantise.linears import Linear, assign, find
-from hwc.quantise.scheme import SCHEMES, Scheme
+from hwc.quantise.scheme import Scheme
 
 
 def deep(blocks: int, *, width: int = 64, hidden: int = 96, seed: int = 0) -> onnx.ModelProto:
@@ -92,4 +93,4 @@ def linears(model: onnx.ModelProto) -> list[Linear]:
 
 def scheme_of(name: str) -> Scheme:
     """Return a scheme that leaves embeddings in float."""
-    return SCHEMES[name].of_model("float")
+    return schemes.find(name).of_model("float")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ from onnx import TensorProto, helper
 from hwc import onnx_io
 from hwc.errors import IntegrityError, StepError
 from hwc.quantise import quantise
-from hwc.quantise.live import Cases, LiveValues
+from hwc.quantise.live import Cases, LiveValues, Stream
 from hwc.quantise.segments import Segment, cut, subgraph
+from hwc.quantise.together import together
 from hwc.quantise.weights import Weights
 
 BLOCKS = 3
@@ -112,6 +114,26 @@ def test_live_values_leave_the_disk_after_their_last_reader(tmp_path: Path) -> N
     assert live.get("quantised", "v", 0).tolist() == [0, 0, 0]
     live.drop("v")
     assert not list(tmp_path.iterdir())
+
+
+def test_two_streams_may_be_written_at_once_and_what_is_written_is_found_again(tmp_path: Path) -> None:
+    live = LiveValues(tmp_path)
+    sizes: dict[Stream, int] = {"float": 3, "quantised": 5}
+
+    def write(stream: Stream, size: int) -> None:
+        for number in range(40):
+            for case in range(3):
+                live.put(stream, f"v{number}", case, np.full((case + 1, size), number, np.float32))
+
+    together(*(partial(write, stream, size) for stream, size in sizes.items()))
+    assert len({entry["number"] for entry in live.index.values()}) == len(list(tmp_path.iterdir())) == 80
+    (tmp_path / "999.bin").write_bytes(b"left by a process that was killed")
+    again = LiveValues(tmp_path, json.loads(json.dumps(live.index)))
+    assert len(list(tmp_path.iterdir())) == 80
+    for stream, size in sizes.items():
+        for number in range(40):
+            expected = np.full((3, size), number, np.float32)
+            np.testing.assert_array_equal(again.get(stream, f"v{number}", 2), expected)
 
 
 def test_an_input_that_cases_leave_out_is_an_empty_cache(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hwc import child, told
 from hwc.errors import HwcError, InternalError, StepError
-from hwc.events import Event, Listener
+from hwc.events import PROGRESS, Event, Listener
 from hwc.files import locked
 from hwc.pipeline.step import Step
 from hwc.pipeline.store import Artifact, Store
@@ -101,7 +101,12 @@ class _Runner:
             return False
         self.done[step.key] = found
         self.listen(Event(kind="hit", step=step.label))
+        self._warn(step, found)
         return True
+
+    def _warn(self, step: Step, artifact: Artifact) -> None:
+        for text in told.warnings(artifact.path):
+            self.listen(Event(kind="warn", step=step.label, text=text))
 
     def one(self, step: Step) -> None:
         if self._hit(step):
@@ -123,6 +128,12 @@ class _Runner:
         self.done[step.key] = artifact
         self.store.note(step.label, json.dumps({"key": step.key, **step.ingredients()}))
         self.listen(Event(kind="done" if made else "hit", step=step.label, wall_s=time.monotonic() - started))
+        self._warn(step, artifact)
+
+    def _told(self, step: Step, line: str) -> None:
+        """Pass on a line of progress; the others are for the log alone."""
+        if line.startswith(PROGRESS):
+            self.listen(Event(kind="progress", step=step.label, text=line.removeprefix(PROGRESS)))
 
     def _make(self, step: Step, folder: Path) -> None:
         request = {
@@ -130,6 +141,7 @@ class _Runner:
             "params": dict(step.params),
             "local": dict(step.local),
             "inputs": {role: str(self.done[parent.key].path) for role, parent in step.inputs.items()},
+            "work": str(self.store.work_path(step.stage.name, step.key)),
         }
         (folder / REQUEST).write_text(json.dumps(request))
         outcome = child.run(
@@ -141,6 +153,7 @@ class _Runner:
                 env={"HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false", **ONE_THREAD},
             ),
             stop=self.stop,
+            tell=lambda line: self._told(step, line),
         )
         (folder / "step.log").write_text(outcome.stdout + outcome.stderr)
         log = str(self.store.failed_path(step.stage.name, step.key) / "step.log")

@@ -282,7 +282,7 @@ CAPTURE = Stage(
 SIMPLIFY = Stage(name="simplify", version=3, tools=("onnx", "onnxsim", "onnxruntime"), function=_simplify)
 CASES = Stage(name="cases", version=3, tools=("onnxruntime", "tokenizers"), function=_cases)
 CALIBRATION = Stage(name="calibration", version=1, tools=("tokenizers",), function=_calibration)
-QUANTISE = Stage(name="quantise", version=4, tools=("ml-dtypes", "onnxruntime", "numpy"), function=_quantise)
+QUANTISE = Stage(name="quantise", version=5, tools=("ml-dtypes", "onnxruntime", "numpy"), function=_quantise)
 SENSITIVITY = Stage(
     name="sensitivity", version=1, tools=("ml-dtypes", "onnxruntime", "numpy"), function=_sensitivity
 )

@@ -64,8 +64,9 @@ class Store:
             raise explain_os_error(error, "cannot remove a damaged stage output") from error
 
     def forget(self, kind: str, key: str) -> None:
-        """Remove one output, so that it is made again."""
+        """Remove one output, so that it is made again from the beginning."""
         self._discard(self._place(kind, key))
+        self._discard(self.work_path(kind, key))
 
     def produce(
         self, kind: str, key: str, make: Callable[[Path], None], *, waiting: Callable[[], None] | None = None
@@ -103,6 +104,7 @@ class Store:
             os.replace(folder, place)
             sync_folder(place.parent)
             fail_point("store.after-rename")
+        self._discard(self.work_path(kind, key))
         return _artifact(kind, key, record, place)
 
     def note(self, label: str, text: str) -> None:
@@ -119,6 +121,10 @@ class Store:
     def scratch(self, purpose: str) -> Scratch:
         """Return a context manager that yields an empty folder, removed at its end."""
         return Scratch(self.home, purpose)
+
+    def work_path(self, kind: str, key: str) -> Path:
+        """Return where a step may keep what it has done so far, until its output is there; its lock guards it."""
+        return self.home / "work" / f"{kind}-{key.removeprefix('sha256:')}"
 
     def failed_path(self, kind: str, key: str) -> Path:
         """Return where a failed step's folder is kept."""
@@ -155,14 +161,30 @@ class Store:
         return removed
 
     def collect(self, *, older_than_s: float) -> int:
-        """Remove outputs not used for a time, and leavings of dead processes; return the bytes freed."""
+        """Remove outputs and unfinished work not used for a time, and what dead ones left; return the bytes freed."""
         freed = self.repair()
         limit = time.time() - older_than_s
         for _, folder, size, used in list(self.entries()):
             if used < limit:
                 remove_tree(folder)
                 freed += size
+        for work in self.home.glob("work/*"):
+            freed += self._collect_work(work, limit)
         return freed
+
+    def _collect_work(self, work: Path, limit: float) -> int:
+        """Remove what an unfinished step has kept, unless it is running or was touched after a time."""
+        handle = try_lock(self.home / "locks" / work.name)
+        if handle is None:
+            return 0
+        try:
+            files = [file.stat() for file in work.rglob("*") if file.is_file()]
+            if max((file.st_mtime for file in files), default=0.0) >= limit:
+                return 0
+            remove_tree(work)
+            return sum(file.st_size for file in files)
+        finally:
+            os.close(handle)
 
     def repair(self) -> int:
         """Remove scratch folders whose process is gone; return the bytes freed."""

@@ -22,6 +22,7 @@ def main(folder: Path) -> int:
         local=request["local"],
         inputs={role: Path(path) for role, path in request["inputs"].items()},
         out=folder,
+        work=Path(request["work"]),
     )
     try:
         STAGES[request["stage"]].function(job)

@@ -7,7 +7,7 @@ and live values lie on disk: memory holds one segment's weights, one case and on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from hwc.quantise.codes import dequantise
 from hwc.quantise.finished import Finished, Solved
 from hwc.quantise.hessian import Moments
 from hwc.quantise.linears import Linear
-from hwc.quantise.live import Cases, LiveValues, Stream
+from hwc.quantise.live import STREAMS, Cases, LiveValues, Stream
 from hwc.quantise.progress import Progress
 from hwc.quantise.segments import Group, Segment, subgraph
 from hwc.quantise.together import together
@@ -33,10 +33,13 @@ ROW_MASK = "attention_mask"
 
 
 class Solver(Protocol):
-    """Chooses the codes of one linear from its weight, float32 [N, K], and its inputs' moments."""
+    """Chooses the codes of linears from their weights, float32 [N, K], and their inputs' moments."""
 
-    def __call__(self, linear: Linear, weight: np.ndarray, moments: Moments) -> Solved:
-        """Return codes and the float weights that change with them."""
+    def scale(self, group: Group, weights: Sequence[np.ndarray], moments: Moments) -> np.ndarray | None:
+        """Return a scale [K] for the inputs of a group, or None."""
+
+    def __call__(self, linear: Linear, weight: np.ndarray, moments: Moments, scale: np.ndarray | None) -> Solved:
+        """Return codes, for a weight times a scale and for inputs over it, and the float weights that change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,8 @@ class Calibration:
     cases: Cases
     live: LiveValues
     finished: Finished
+    residuals: Mapping[str, str] = field(default_factory=dict)
+    """By layer, the value that its output is added to; see residual.py."""
     ran: int = 0
     """Segments that an earlier process has run the cases through."""
     replaced: dict[str, np.ndarray] = field(default_factory=dict)
@@ -89,22 +94,34 @@ def _solve_group(calibration: Calibration, group: Group, solve: Solver, progress
     import numpy as np
 
     finished = calibration.finished
-    moments: Moments | None = None
-    for linear in group.linears:
-        stored = calibration.weights[linear.weight]
-        if finished.has(linear.layer):
-            solved = finished.read(linear.layer)
+    kept = [finished.read(linear.layer) for linear in group.linears if finished.has(linear.layer)]
+    if len(kept) < len(group.linears):
+        moments, weights = _moments(calibration, group), [_matrix(calibration, linear) for linear in group.linears]
+        scale = kept[0].scale if kept else solve.scale(group, weights, moments)
+        if scale is not None:
+            moments, weights = moments.scaled(scale), [weight * scale for weight in weights]
+    for number, linear in enumerate(group.linears):
+        if number < len(kept):
+            solved = kept[number]
             progress.skipped(linear)
         else:
-            moments = moments or _moments(calibration, group)
-            weight = np.ascontiguousarray(stored if linear.transposed else stored.T, dtype=np.float32)
-            solved = solve(linear, weight, moments)
+            solved = solve(linear, weights[number], moments, scale)
             finished.keep(linear.layer, solved)
             progress.solved(linear, solved)
         decoded = dequantise(solved.codes)
+        if solved.scale is not None:
+            decoded /= solved.scale
         back = decoded if linear.transposed else decoded.T
-        calibration.replaced[linear.weight] = np.ascontiguousarray(back, dtype=stored.dtype)
+        calibration.replaced[linear.weight] = np.ascontiguousarray(back, calibration.weights[linear.weight].dtype)
         calibration.replaced.update(solved.changed)
+
+
+def _matrix(calibration: Calibration, linear: Linear) -> np.ndarray:
+    """Return a weight as float32 [N, K]."""
+    import numpy as np
+
+    stored = calibration.weights[linear.weight]
+    return np.ascontiguousarray(stored if linear.transposed else stored.T, dtype=np.float32)
 
 
 def _moments(calibration: Calibration, group: Group) -> Moments:
@@ -112,6 +129,7 @@ def _moments(calibration: Calibration, group: Group) -> Moments:
     import numpy as np
 
     moments = Moments(group.linears[0].k)
+    residual = calibration.residuals.get(group.linears[0].layer, "") if len(group.linears) == 1 else ""
     for case in range(len(calibration.cases)):
         exact = _value(calibration, "float", group.source, case)
         seen = exact
@@ -123,19 +141,27 @@ def _moments(calibration: Calibration, group: Group) -> Moments:
             )
         rows = _rows(calibration.cases, case, exact)
         kept = rows(exact)
-        moments.add(kept, kept if seen is exact else rows(seen))
+        moments.add(kept, kept if seen is exact else rows(seen), _lost(calibration, residual, case, rows))
     moments.flush()
     return moments
+
+
+def _lost(calibration: Calibration, residual: str, case: int, rows: _rows) -> np.ndarray | None:
+    """Return the rows of what a value has lost by quantisation; None if nothing, or if it is broadcast in the sum."""
+    if not calibration.live.has("quantised", residual):
+        return None
+    wanted, given = (_value(calibration, stream, residual, case) for stream in STREAMS)
+    return rows(wanted) - rows(given) if wanted.shape[:-1] == rows.shape else None
 
 
 class _rows:  # noqa: N801
     """Flattens a value [..., K] to its rows, those of padding left out."""
 
     def __init__(self, cases: Cases, case: int, like: np.ndarray) -> None:
-        self._mask: Any = None
+        self.shape, self._mask = like.shape[:-1], None
         if ROW_MASK in cases.names and like.ndim == 3:
             mask = cases.read(case, ROW_MASK)
-            self._mask = mask.reshape(-1) != 0 if mask.shape == like.shape[:2] else None
+            self._mask = mask.reshape(-1) != 0 if mask.shape == self.shape else None
 
     def __call__(self, value: np.ndarray) -> np.ndarray:
         rows: np.ndarray = value.reshape(-1, value.shape[-1]).astype("float32", copy=False)
@@ -200,11 +226,13 @@ def _first_line(error: Exception) -> str:
 
 
 def prepare(
-    model: onnx.ModelProto, segments: list[Segment], captured: Path, cases: Path, finished: Finished, live: Path
+    model: onnx.ModelProto, segments: list[Segment], captured: Path, cases: Path, finished: Finished, live: Path,
+    residuals: Mapping[str, str],
 ) -> Calibration:
     """Open what a calibration reads, and what an earlier process left: layers in ``finished``, values in ``live``."""
     ran, index = finished.state()
     return Calibration(
         model=model, segments=segments, weights=Weights(captured / "weights.safetensors"),
         cases=Cases(cases, model), live=LiveValues(live, index), finished=finished, ran=ran,
+        residuals=residuals,
     )

@@ -61,7 +61,7 @@ def encode(scheme: Scheme, encodings: Mapping[Kind, str], captured: Path, quanti
     onnx_io.drop_notes(graph)
     onnx_io.save(graph, out / GRAPH)
     facts = audit(scheme, rows, sum(map(weights.size, weights)), archives_in(out))
-    facts |= {key: value for key, value in method_of(quantised).items() if key in ("method", "calibration")}
+    facts |= {key: value for key, value in method_of(quantised).items() if key in ("method", "calibration", "sources")}
     (out / "audit.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
 
 

@@ -68,9 +68,7 @@ class Fit:
         return scale
 
     def __call__(self, linear: Linear, weight: np.ndarray, moments: Moments, scale: np.ndarray | None) -> Solved:
-        """Return codes for a weight, float32 [N, K]."""
-        if scale is not None:
-            weight, moments = weight * scale, moments.scaled(scale)
+        """Return codes for a weight, float32 [N, K], and the scale beside them."""
         bias = self.biases.get(linear.layer)
         stated = problem(weight, moments, centred=bias is not None, drift_share=self.drift_share)
         assert linear.format is not None
@@ -79,7 +77,7 @@ class Fit:
         changed = {}
         if bias is not None:
             old = self.weights[bias]
-            changed[bias] = (old + shift(weight, decoded, moments)).astype(old.dtype)
+            changed[bias] = (old + shift(weight, decoded, moments, drift_share=self.drift_share)).astype(old.dtype)
         return Solved(
             codes=finished, changed=changed, scale=scale, relative_error=_relative(stated, decoded),
             largest_input=moments.largest,

@@ -34,7 +34,7 @@ def apply(linears: Sequence[Linear], model: onnx.ModelProto, *, where: str) -> o
     replaced = _replace_nodes(model, linears)
     if missing := {linear.layer for linear in linears} - replaced:
         raise InternalError(f"{len(missing)} quantised layers are not in the graph, {min(missing)} first", where=where)
-    _adjust(model, {linear.adjusted for linear in linears if linear.adjusted})
+    _adjust(model, {name for linear in linears for name in linear.adjusted})
     return model
 
 

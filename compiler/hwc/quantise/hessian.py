@@ -34,15 +34,25 @@ class Moments:
         """(Xf − Xq)ᵀ Xq: what the layers before have already lost."""
         self.float_sum = np.zeros(k, np.float64)
         self.quantised_sum = np.zeros(k, np.float64)
+        self.residual: np.ndarray | float = 0.0
+        """(Rf − Rq)ᵀ Xq, [N, K]: what is already lost in the value that the output is added to; 0 if there is none."""
+        self.residual_sum: np.ndarray | float = 0.0
         self._pending: list[tuple[np.ndarray, np.ndarray]] = []
+        self._pending_lost: list[np.ndarray] = []
         self._metrics: dict[bool, Metric] = {}
 
-    def add(self, float_rows: np.ndarray, quantised_rows: np.ndarray) -> None:
-        """Take float32 rows [T, K] of both streams, in the same order."""
+    def add(self, float_rows: np.ndarray, quantised_rows: np.ndarray, lost_rows: np.ndarray | None = None) -> None:
+        """Take float32 rows [T, K] of both streams, in the same order.
+
+        ``lost_rows`` are rows Rf − Rq [T, N] of the value that the output is added to, given every time or never.
+        """
         self.rows += len(float_rows)
         self.largest = max(self.largest, float(abs(quantised_rows).max(initial=0.0)))
         self.float_sum += float_rows.sum(axis=0, dtype="float64")
         self.quantised_sum += quantised_rows.sum(axis=0, dtype="float64")
+        if lost_rows is not None:
+            self.residual_sum = self.residual_sum + lost_rows.sum(axis=0, dtype="float64")
+            self._pending_lost.append(lost_rows)
         self._pending.append((float_rows, quantised_rows))
         if sum(len(rows) for rows, _ in self._pending) >= FLUSH_ROWS:
             self.flush()
@@ -63,16 +73,17 @@ class Moments:
             gram, drift = together(lambda: seen.T @ seen, lambda: exact.T @ seen)
             self.gram += gram
             self.drift += drift
+        if self._pending_lost:
+            self.residual = self.residual + (np.concatenate(self._pending_lost).T @ seen).astype(np.float64)
         self._pending.clear()
+        self._pending_lost.clear()
 
     def scaled(self, scale: np.ndarray) -> Moments:
         """Return the moments of the inputs X / scale, for a scale [K]; ``largest`` stays that of X."""
-        import numpy as np
-
         made = Moments(0)
-        both = np.outer(scale, scale).astype(np.float64)
         made.rows, made.largest = self.rows, self.largest
-        made.gram, made.drift = self.gram / both, self.drift / both
+        made.gram, made.drift = _over(self.gram, scale), _over(self.drift, scale)
+        made.residual, made.residual_sum = self.residual / scale, self.residual_sum
         made.float_sum, made.quantised_sum = self.float_sum / scale, self.quantised_sum / scale
         return made
 
@@ -81,6 +92,12 @@ class Moments:
         if centred not in self._metrics:
             self._metrics[centred] = _metric(self, centred=centred)
         return self._metrics[centred]
+
+
+def _over(sums: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    made: np.ndarray = sums / scale[:, None]
+    made /= scale
+    return made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,31 +184,34 @@ def problem(weight: np.ndarray, moments: Moments, *, centred: bool, drift_share:
     """State the problem of one weight, float32 [N, K].
 
     Minimising ‖W·Xf − Q·Xq‖² over Q is minimising ‖(W* − Q)·Xq‖² for W* = W + W·(Xf − Xq)·Xqᵀ·H⁻¹: the exact form of
-    what GPTAQ (Li et al., 2025) corrects column by column. ``drift_share`` scales the correction, 0 turns it off.
+    what GPTAQ (Li et al., 2025) corrects column by column. Where the output is added to a residual R, its error is met
+    too: ‖Rf + W·Xf − Rq − Q·Xq‖² asks for (Rf − Rq)·Xqᵀ·H⁻¹ beside. ``drift_share`` scales both, 0 turns them off.
     ``centred`` takes the mean input out, for a linear whose bias makes up for it (see ``shift``).
     """
     import numpy as np
 
     metric, drift = moments.metric(centred=centred), moments.drift
-    if not drift_share or not drift.any():
+    if not drift_share or not (drift.any() or np.any(moments.residual)):
         return Problem(target=weight, metric=metric)
     exact = weight.astype(np.float64)
-    lost = exact @ drift
+    lost = exact @ drift + moments.residual
     if centred:
-        lost -= np.outer(
-            exact @ (moments.float_sum - moments.quantised_sum), moments.quantised_sum / moments.rows
-        )
+        sums = exact @ (moments.float_sum - moments.quantised_sum) + moments.residual_sum
+        lost -= np.outer(sums, moments.quantised_sum / moments.rows)
     lost[:, metric.dead] = 0
     moved = exact + drift_share * metric.solve(np.ascontiguousarray(lost.T)).T
     return Problem(target=moved.astype(np.float32), metric=metric)
 
 
-def shift(weight: np.ndarray, decoded: np.ndarray, moments: Moments) -> np.ndarray:
-    """Return what to add to a linear's bias, float32 [N], so that its mean output stays what it was."""
+def shift(weight: np.ndarray, decoded: np.ndarray, moments: Moments, *, drift_share: float = 0.0) -> np.ndarray:
+    """Return what to add to a linear's bias, float32 [N], so that its mean output stays what it was.
+
+    A share of the mean error of the value that the output is added to is made up for as well.
+    """
     import numpy as np
 
     if not moments.rows:
         return np.zeros(len(weight), np.float32)
     wanted = weight.astype(np.float64) @ (moments.float_sum / moments.rows)
     given = decoded.astype(np.float64) @ (moments.quantised_sum / moments.rows)
-    return (wanted - given).astype(np.float32)
+    return (wanted - given + drift_share * moments.residual_sum / moments.rows).astype(np.float32)

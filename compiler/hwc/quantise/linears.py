@@ -51,8 +51,8 @@ class Linear:
     """What is stored for it; None for float."""
     activation_scale: float = 0.0
     """Step of static E4M3 activations: the largest input that calibration saw, over 448."""
-    adjusted: str = ""
-    """The float weight, a bias, that quantising changed with it; the scheme's graph reads NAME.adjusted instead."""
+    adjusted: tuple[str, ...] = ()
+    """Float weights, such as a bias, that changed with it: the scheme's graph reads NAME.adjusted in place of NAME."""
 
     @property
     def parameters(self) -> int:

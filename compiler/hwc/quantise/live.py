@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,7 +29,7 @@ class LiveValues:
 
     def __init__(self, folder: Path, index: Mapping[str, Any] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
+        self._folder, self._lock = folder, threading.Lock()
         self.index: dict[str, Any] = {name: dict(entry) for name, entry in (index or {}).items()}
         for file in set(folder.iterdir()) - {self._path(name) for name in self.index}:
             file.unlink()
@@ -41,16 +42,18 @@ class LiveValues:
         """Write one value; cases come in order, and the first one begins the file anew."""
         key = f"{stream}/{name}"
         if case == 0:
-            number = self.index[key]["number"] if key in self.index else self._free()
-            self.index[key] = {"number": number, "dtype": value.dtype.str, "shapes": []}
-            self._starts[key] = [0]
+            self._begin(key, value.dtype.str)
         with self._path(key).open("wb" if case == 0 else "ab") as stream_out:
             value.tofile(stream_out)
         self.index[key]["shapes"].append(list(value.shape))
         self._starts[key].append(self._starts[key][-1] + value.nbytes)
 
-    def _free(self) -> int:
-        return 1 + max((entry["number"] for entry in self.index.values()), default=-1)
+    def _begin(self, key: str, dtype: str) -> None:
+        with self._lock:  # both streams may begin a value at the same time
+            free = 1 + max((entry["number"] for entry in self.index.values()), default=-1)
+            number = self.index[key]["number"] if key in self.index else free
+            self.index[key] = {"number": number, "dtype": dtype, "shapes": []}
+            self._starts[key] = [0]
 
     def has(self, stream: Stream, name: str) -> bool:
         """Tell whether a stream has its own copy of a value."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hwc import onnx_io
 from hwc.errors import StepError
 from hwc.files import locked
-from hwc.quantise import awq, bias, calibrate, progress
+from hwc.quantise import awq, bias, calibrate, keep, progress, residual
 from hwc.quantise import codes as canonical
 from hwc.quantise.codes import FP8_MAX
 from hwc.quantise.finished import Finished, Solved
@@ -49,10 +49,12 @@ def quantise(
     which a scheme with a budget chooses formats. One segment's weights are in memory at a time, and
     one layer's codes. ``work`` is a folder for what is done so far: another try with it goes on from there; without
     it, nothing outlasts a failure. Raises StepError if the scheme covers nothing or the model cannot run its
-    calibration data.
+    calibration data, and what keep.py says for a scheme that keeps codes.
     """
     model = onnx_io.load_graph(captured / "graph.onnx")
-    linears = assign(find(model, exclude=exclude), scheme.formats)
+    source = keep.read(captured) if scheme.solver == "keep" else None
+    linears = find(model, exclude=exclude)
+    linears = keep.assigned(scheme, linears, source) if source else assign(linears, scheme.formats)
     if scheme.budget_bits is not None and costs is not None:
         told = json.loads((costs / SENSITIVITY).read_text())["costs"]
         wide = choose(linears, told, scheme.budget_bits)
@@ -65,8 +67,11 @@ def quantise(
         if scheme.solver == "gptq" and calibration is not None:
             facts, folded = _calibrate(scheme, model, chosen, finished, _Places(captured, calibration, folder / "live"))
         else:
-            _round(chosen, finished, captured)
             facts, folded = {"method": scheme.without_data, "calibration": None}, dict[str, Solved]()
+            if source is not None:
+                keep.take(chosen, source, finished)
+                facts["sources"] = keep.told(linears, source)
+            _round(chosen, finished, captured)
         finished.join(out / CODES, out / OVERRIDES, folded=folded)
         rows = [_row(linear, finished, folded) for linear in linears]
     (out / LAYERS).write_text(json.dumps(rows, indent=1, sort_keys=True))
@@ -121,12 +126,14 @@ def _calibrate(
     progress.log_to_stderr()
     linears = [linear for linear in chosen if linear.role == "linear"]
     _round([linear for linear in chosen if linear.role == "embedding"], finished, at.captured)
-    running = calibrate.prepare(model, cut(model, linears), at.captured, at.calibration, finished, at.live)
-    groups = [group for segment in running.segments for group in segment.groups]
     biases = bias.find(model, linears)
-    fit = Fit(
-        weights=running.weights, finished=finished, biases=biases, places=awq.places(model, groups, biases)
+    residuals = residual.find(model, linears, biases)
+    running = calibrate.prepare(
+        model, cut(model, linears), at.captured, at.calibration, finished, at.live, residuals
     )
+    groups = [group for segment in running.segments for group in segment.groups]
+    places = awq.places(model, groups, biases) if scheme.scaled_inputs else {}
+    fit = Fit(weights=running.weights, finished=finished, biases=biases, places=places)
     calibrate.calibrate(running, fit)
     facts = {
         "method": scheme.method,

@@ -9,14 +9,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from hwc.errors import UsageError
-from hwc.quantise.formats import Format, Kind, from_table
+from hwc.quantise.formats import BITS, Format, Kind, from_table
 
-Solver = Literal["nearest", "gptq"]
+Solver = Literal["nearest", "gptq", "keep"]
 NEAREST = "round to nearest, scale by mean-squared-error search; no calibration data"
+ABSMAX = "round to nearest, scale absmax/127; no calibration data"
 GPTQ = (
     "GPTQ (static groups, act-order, damp 0.01) with a Hessian-weighted scale search, errors of earlier layers made up "
     "for, scales refitted, codes descended, biases corrected"
 )
+KEEP = "codes as they arrived; where they have no form here, round to nearest, scale absmax/127; no calibration data"
 EMBEDDINGS: Mapping[str, Format | None] = {
     "float": None,
     "int8": Format(kind="int8", group_size=32),
@@ -44,7 +46,9 @@ class Scheme:
     """How they are chosen where there is none."""
     solver: Solver = "nearest"
     embeddings: str = "model"
-    """A key of EMBEDDINGS, or ``model``: what the model's [quantise] table says."""
+    """A key of EMBEDDINGS; ``model``: what the model's [quantise] table says; ``kept``: as they arrived."""
+    scaled_inputs: bool = False
+    """Whether inputs of int4 linears are scaled where the calibration data is met better so (see awq.py)."""
     budget_bits: float | None = None
     """Bits a weight of linears on average; layers that matter most get int8, the others the scheme's format."""
 
@@ -66,12 +70,16 @@ class Scheme:
 
     @property
     def formats(self) -> dict[str, Format | None]:
-        """What is stored by role."""
+        """What is stored by role; where codes are kept, only for layers whose own have no form here."""
+        if self.solver == "keep":
+            return dict.fromkeys(("linear", "embedding"), self.linears)
         return {"linear": self.linears, "embedding": EMBEDDINGS[self.embeddings]}
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """The kinds of codes that may come up."""
+        if self.solver == "keep":
+            return tuple(sorted(BITS))
         found = {form.kind for form in self.formats.values() if form is not None}
         return tuple(sorted(found | ({"int8"} if self.budget_bits else set())))
 
@@ -105,6 +113,7 @@ SCHEMES: dict[str, Scheme] = {
         _FP8,
         Scheme(
             name="w8a16", title="int8 weights in groups of 32, symmetric", linears=Format(kind="int8", group_size=32),
+            method=ABSMAX, without_data=ABSMAX,
         ),
         replace(
             _FP8, name="fp8-dynamic", title="FP8 E4M3 weights and activations, one activation scale a token",
@@ -127,6 +136,11 @@ SCHEMES: dict[str, Scheme] = {
             _W4, name="w4a16-rtn", title="int4 weights in groups of 32, symmetric, to compare with", method=NEAREST,
             solver="nearest",
         ),
+        Scheme(
+            name="keep", title="codes as they arrived; what has none here in int8 groups of 32",
+            linears=Format(kind="int8", group_size=32), method=KEEP, without_data=KEEP, solver="keep",
+            embeddings="kept",
+        ),
     )
 }
 """The schemes that are listed; options make more of them, see ``find``."""
@@ -135,13 +149,17 @@ OPTIONS: Mapping[str, tuple[str, str]] = {
     "zeros": ("asym", "zero points"),
     "activations": ("dynamic, static", "FP8 activations too, one scale a token or one a tensor"),
     "group": ("g<N>", "weights in a group: 32, 64 or 128"),
+    "inputs": ("awq", "inputs of linears scaled channel by channel, where the calibration data is met better so"),
     "nearest": ("rtn", "round to nearest, without calibration data"),
     "embeddings": ("e32, e8, e4", "embeddings and head in float, int8 or int4"),
     "budget_bits": ("b<X>", "bits a weight of linears on average; the layers that matter most get int8"),
 }
 """Long name to short form and meaning: ``w4a16(group=128, embeddings=int8)`` is ``w4a16-g128-e8``."""
 _EMBEDDING_BITS = {"32": "float", "8": "int8", "4": "int4"}
-_ORDER = (r"asym", r"dynamic|static", r"g(?P<group>\d+)", r"rtn", r"e(?P<embeddings>\d+)", r"b(?P<budget>\d+(\.\d+)?)")
+_ORDER = (
+    r"asym", r"dynamic|static", r"g(?P<group>\d+)", r"awq", r"rtn", r"e(?P<embeddings>\d+)",
+    r"b(?P<budget>\d+(\.\d+)?)",
+)
 
 
 def find(name: str) -> Scheme:
@@ -167,7 +185,7 @@ def _short(options: str, name: str) -> Iterator[str]:
         key, _, value = option.partition("=")
         embedding = next((bits for bits, told in _EMBEDDING_BITS.items() if told == value), value)
         made = {
-            "zeros": "asym", "activations": value, "nearest": "rtn", "group": f"g{value}",
+            "zeros": "asym", "activations": value, "inputs": value, "nearest": "rtn", "group": f"g{value}",
             "embeddings": f"e{embedding}", "budget_bits": f"b{value}",
         }  # fmt: skip
         if key not in made:
@@ -181,7 +199,7 @@ def _with_options(base: Scheme, tokens: list[str], name: str) -> Scheme:
         raise _unfit(name, f"no option `{tokens[matched.index(-1)]}`")
     if len(set(matched)) < len(matched):
         raise _unfit(name, "an option is told twice")
-    if base.is_float:
+    if base.is_float or base.solver == "keep":
         raise _unfit(name, f"{base.name} takes no options")
     ordered = [token for _, token in sorted(zip(matched, tokens, strict=True))]
     scheme = base
@@ -189,6 +207,8 @@ def _with_options(base: Scheme, tokens: list[str], name: str) -> Scheme:
         scheme = _changed(scheme, option, name)
     if scheme.linears is not None and scheme.linears.activations == "static" and not scheme.needs_data:
         raise _unfit(name, "static activations are scaled by calibration data")
+    if scheme.scaled_inputs and not scheme.needs_data:
+        raise _unfit(name, "inputs are scaled by calibration data")
     canonical = "-".join([base.name, *ordered])
     return SCHEMES.get(canonical) or replace(scheme, name=canonical)
 
@@ -199,6 +219,13 @@ def _changed(scheme: Scheme, option: str, name: str) -> Scheme:
     assert form is not None
     if option == "rtn":
         return replace(scheme, solver="nearest", method=scheme.without_data, title=f"{scheme.title}, to compare with")
+    if option == "awq":
+        if form.kind != "int4" or not scheme.needs_data:
+            raise _unfit(name, "inputs are scaled for int4 that is fitted to calibration data")
+        return replace(
+            scheme, scaled_inputs=True, method=f"AWQ where it helps, {scheme.method}",
+            title=f"{scheme.title}; inputs scaled",
+        )
     if option == "asym":
         if form.kind != "int4":
             raise _unfit(name, "zero points are for int4")

@@ -16,7 +16,8 @@ import pytest
 
 from gguf_parts import SMALL, Raw, RawFile, entry, text, tiny_config, tiny_model, write_model
 from hwc import gguf_file
-from hwc.capture.gguf import quantised_tensors, to_folder
+from hwc.capture.arrived import write
+from hwc.capture.gguf import arrived, to_folder
 from hwc.errors import HwcError, IntegrityError, UsageError
 from hwc.spec.from_gguf import describe
 
@@ -199,7 +200,7 @@ def test_random_damage_is_refused_or_harmless_but_never_a_crash(tmp_path: Path, 
         with contextlib.suppress(IntegrityError, UsageError):
             describe([path])
             to_folder([path], tmp_path / "out")
-            list(quantised_tensors([path]))
+            write(arrived([path]), tmp_path)
 
 
 def test_a_part_that_is_missing_is_told_as_a_truncated_file(tmp_path: Path, honest: bytes) -> None:

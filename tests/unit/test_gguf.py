@@ -19,9 +19,11 @@ from transformers import AutoModelForCausalLM
 from gguf_parts import VOCABULARY, byte_level_vocabulary, tiny_config, tiny_model, write_model
 from hwc import gguf_file
 from hwc.capture import gguf_tensors
-from hwc.capture.gguf import quantised_tensors, to_folder
+from hwc.capture.arrived import CODES, write
+from hwc.capture.gguf import arrived, to_folder
 from hwc.errors import IntegrityError, MachineError, UsageError
 from hwc.gguf_types import TYPES
+from hwc.quantise import codes as canonical
 from hwc.spec.from_gguf import describe
 
 
@@ -82,22 +84,29 @@ def test_a_quantised_file_gives_the_weights_that_transformers_reads_from_it(tmp_
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q8_0"])
-def test_codes_scales_and_offsets_give_back_what_gguf_dequantises_to_the_bit(tmp_path: Path, kind: str) -> None:
-    path = write_model(tiny_model(tiny_config("llama")), tmp_path / "tiny.gguf", kind=kind)
+def test_codes_lie_beside_a_capture_and_decode_to_its_weights(tmp_path: Path, kind: str) -> None:
+    model = tiny_model(tiny_config("llama"))
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[:3] = 0.25  # groups of one value: scale 0 and an offset in Q4_1
+    path = write_model(model, tmp_path / "tiny.gguf", kind=kind)
     weights = load_file(folder_of(path) / "model.safetensors")
-    found = {tensor.name: tensor for tensor in quantised_tensors([path])}
-    assert found.keys() == {name for name, value in weights.items() if value.ndim == 2}
-    for name, tensor in found.items():
-        n, k = weights[name].shape
-        assert (tensor.codes.dtype, tensor.codes.shape) == (np.uint8, (n, k))
-        assert (tensor.scales.dtype, tensor.scales.shape) == (np.float16, (n, k // 32))
-        assert (tensor.offsets is not None) == (kind == "Q4_1")
-        assert tensor.values().tobytes() == weights[name].tobytes(), name
+    found = arrived([path])
+    assert {one.type for one in found} == {kind}
+    write(found, tmp_path)
+    kept = canonical.load(tmp_path / CODES)
+    assert kept.keys() == {name.removesuffix(".weight") for name, value in weights.items() if value.ndim == 2}
+    for layer, codes in kept.items():
+        assert (codes.scales != 0).all() or kind != "Q4_1"
+        assert np.array_equal(canonical.dequantise(codes), weights[f"{layer}.weight"]), layer
 
 
-def test_tensors_of_other_types_are_no_part_of_what_is_repacked(tmp_path: Path) -> None:
-    path = write_model(tiny_model(tiny_config("llama")), tmp_path / "tiny.gguf", kind="Q5_1")
-    assert list(quantised_tensors([path])) == []
+def test_weights_of_other_types_are_listed_without_codes_and_float_ones_are_not(tmp_path: Path) -> None:
+    config = tiny_config("llama")
+    listed = {}
+    for kind in ("Q5_1", "F16"):
+        path = write_model(tiny_model(config), tmp_path / f"{kind}.gguf", kind=kind)
+        listed[kind] = {(one.type, one.kept) for one in arrived([path])}
+    assert listed == {"Q5_1": {("Q5_1", None)}, "F16": set()}
 
 
 def test_parts_of_a_file_are_read_as_one(tmp_path: Path) -> None:
@@ -317,7 +326,7 @@ def test_a_weight_that_is_not_finite_is_refused_by_name(tmp_path: Path, kind: st
         to_folder([path], tmp_path / "out")
     if kind == "Q8_0":
         with pytest.raises(IntegrityError, match=r"blk\.1\.ffn_up\.weight"):
-            list(quantised_tensors([path]))
+            write(arrived([path]), tmp_path)
 
 
 def test_the_folders_tokenizer_is_the_files(tmp_path: Path) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gguf_parts import package_files
-from hwc.capture.gguf import quantised_tensors, to_folder
+from hwc.capture.arrived import CODES, write
+from hwc.capture.gguf import arrived, to_folder
+from hwc.quantise import codes as canonical
 
 pytestmark = pytest.mark.slow
 
@@ -110,15 +114,17 @@ def test_smollm2_keeps_spaces_before_a_number_together_where_transformers_does_n
     assert longest == 1  # so that runs of spaces are the only difference
 
 
-def test_smollm2s_codes_and_scales_are_its_weights_to_the_bit(smollm2: tuple[Path, Path]) -> None:
+def test_smollm2s_codes_and_scales_are_its_weights_to_the_bit(smollm2: tuple[Path, Path], tmp_path: Path) -> None:
     from safetensors import safe_open
 
-    counted: dict[str, int] = {}
+    found = arrived([smollm2[1]])
+    write(found, tmp_path)
+    kept = canonical.load(tmp_path / CODES)
     with safe_open(smollm2[0] / "model.safetensors", "np") as weights:
-        for tensor in quantised_tensors([smollm2[1]]):
-            assert tensor.values().tobytes() == weights.get_tensor(tensor.name).tobytes(), tensor.name
-            counted[tensor.kind] = counted.get(tensor.kind, 0) + 1
-    assert counted == {"Q4_1": 210, "Q8_0": 1}
+        for layer, codes in kept.items():
+            assert np.array_equal(canonical.dequantise(codes), weights.get_tensor(f"{layer}.weight")), layer
+    assert len(kept) == 211
+    assert Counter(one.type for one in found) == {"Q4_1": 210, "Q8_0": 1}
 
 
 @pytest.fixture(scope="module")

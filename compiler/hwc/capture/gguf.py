@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from hwc import gguf_file, tensor_file
 from hwc.capture import gguf_config, gguf_tensors, gguf_tokenizer
-from hwc.capture.arrived import Arrived, Kept, Rows
-from hwc.capture.gguf_tensors import Placed, Quantised
+from hwc.capture.arrived import Arrived, Kept
+from hwc.capture.gguf_tensors import Placed
 from hwc.gguf_file import GgufFile
 
 
@@ -36,26 +36,17 @@ def to_folder(files: Sequence[Path], out: Path) -> None:
         (out / f"{name}.json").write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False))
 
 
-def quantised_tensors(files: Sequence[Path]) -> Iterator[Quantised]:
-    """Yield the weights that arrive in groups of 32 (Q4_0, Q4_1, Q5_0, Q8_0) with their codes, with nothing rounded.
+def arrived(files: Sequence[Path]) -> list[Arrived]:
+    """List the weights that the file has quantised; those in groups of 32 (Q4_0, Q4_1, Q5_0, Q8_0) with their codes.
 
-    One is held at a time. Names, and the order of rows, are transformers'. Raises as :func:`to_folder` does.
+    Names, and the order of rows, are transformers'. Raises as :func:`to_folder` does, partly when codes are read.
     """
     file = gguf_file.read(files)
-    for placed in _matrices(file):
-        if placed.source.type.name in gguf_tensors.IN_GROUPS:
-            yield gguf_tensors.quantised(file, placed)
-
-
-def arrived(files: Sequence[Path]) -> list[Arrived]:
-    """List the weights that the file has quantised; those of :func:`quantised_tensors` can be kept as they are."""
-    file = gguf_file.read(files)
-    found = [placed for placed in _matrices(file) if placed.source.type.block_values > 1]
-    return [Arrived(name=placed.name, type=placed.source.type.name, kept=_kept(file, placed)) for placed in found]
-
-
-def _matrices(file: GgufFile) -> list[Placed]:
-    return [one for one in gguf_tensors.place(file, gguf_config.decoder(file)) if len(one.source.shape) == 2]
+    placed = gguf_tensors.place(file, gguf_config.decoder(file))
+    return [
+        Arrived(name=one.name, type=one.source.type.name, kept=_kept(file, one))
+        for one in placed if len(one.source.shape) == 2 and one.source.type.block_values > 1
+    ]
 
 
 def _kept(file: GgufFile, placed: Placed) -> Kept | None:
@@ -65,20 +56,8 @@ def _kept(file: GgufFile, placed: Placed) -> Kept | None:
     return Kept(
         kind="int8" if gguf_tensors.ZEROS.get(kind) == 128 else "int4", n=placed.rows, k=placed.columns,
         groups=placed.columns // gguf_tensors.GROUP, zeros="none" if kind in gguf_tensors.ZEROS else "offset",
-        rows=lambda: map(_as_kept, gguf_tensors.quantised_rows(file, placed)),
+        rows=lambda: gguf_tensors.quantised_rows(file, placed),
     )
-
-
-def _as_kept(part: Quantised) -> Rows:
-    """Return rows as they are kept; a group of scale 0 holds one value, its offset, which is code 0 at any scale."""
-    import numpy as np
-
-    if part.offsets is None:
-        return Rows(codes=part.codes, scales=part.scales)
-    flat = part.scales == 0
-    codes = part.codes.reshape(*flat.shape, gguf_tensors.GROUP) * ~flat[:, :, None]
-    scales = np.where(flat, np.float16(1), part.scales)
-    return Rows(codes=codes.reshape(part.codes.shape), scales=scales, offsets=part.offsets)
 
 
 def _save_weights(file: GgufFile, placed: Sequence[Placed], path: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hwc.capture.arrived import Rows
 from hwc.capture.gguf_config import Decoder
 from hwc.errors import IntegrityError, MachineError, UsageError
 from hwc.gguf_file import GgufFile, GgufTensor
@@ -45,33 +46,6 @@ class Placed:
     def columns(self) -> int:
         """Values a row."""
         return 1 if self.interleaved_rows and len(self.source.shape) == 1 else self.source.shape[-1]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quantised:
-    """A weight W[N, K] as its file has it, in groups of 32 along K: ``W = scales · (codes − zero)``, or + offsets."""
-
-    name: str
-    """As transformers has it."""
-    kind: str
-    """One of IN_GROUPS."""
-    codes: np.ndarray
-    """uint8 [N, K]: 0…15, or 0…255 for Q8_0 and Q5_0, the file's signed number plus 128."""
-    scales: np.ndarray
-    """float16 [N, K/32]."""
-    offsets: np.ndarray | None = None
-    """float16 [N, K/32] for Q4_1, where ``W = scales · codes + offsets``; None elsewhere."""
-
-    def values(self) -> np.ndarray:
-        """Return float32 [N, K]: to the bit what ggml's dequantisation gives."""
-        import numpy as np
-
-        n, k = self.codes.shape
-        codes = self.codes.reshape(n, k // GROUP, GROUP).astype(np.float32) - np.float32(ZEROS.get(self.kind, 0))
-        values = codes * self.scales.astype(np.float32)[:, :, None]
-        if self.offsets is not None:
-            values += self.offsets.astype(np.float32)[:, :, None]
-        return values.reshape(n, k)
 
 
 def place(file: GgufFile, sizes: Decoder) -> list[Placed]:
@@ -213,42 +187,38 @@ def _dequantise(placed: Placed, rows: np.ndarray) -> np.ndarray:
     return values
 
 
-def quantised(file: GgufFile, placed: Placed) -> Quantised:
-    """Take a tensor of one of IN_GROUPS apart into codes, scales and offsets, with nothing rounded.
-
-    Raises IntegrityError for a scale or an offset that is not finite.
-    """
-    import numpy as np
-
-    rows = list(quantised_rows(file, placed))
-    offsets = [part.offsets for part in rows if part.offsets is not None]
-    return replace(
-        rows[0], codes=np.concatenate([part.codes for part in rows]),
-        scales=np.concatenate([part.scales for part in rows]), offsets=np.concatenate(offsets) if offsets else None,
-    )
-
-
-def quantised_rows(file: GgufFile, placed: Placed) -> Iterator[Quantised]:
-    """Yield some rows of what :func:`quantised` returns at a time.
+def quantised_rows(file: GgufFile, placed: Placed) -> Iterator[Rows]:
+    """Take a tensor of one of IN_GROUPS apart, some rows at a time, with nothing rounded.
 
     The low nibble of byte i is value i of a group and the high one is value i + 16; Q5_0 has their fifth bits apart.
+    Raises IntegrityError for a scale or an offset that is not finite.
     """
     import numpy as np
 
     kind = placed.source.type.name
     for raw in _raw(file, placed):
         blocks = raw.reshape(len(raw), -1, placed.source.type.block_bytes)
-        scales = np.ascontiguousarray(blocks[:, :, :2]).view("<f2")[:, :, 0]
-        offsets = np.ascontiguousarray(blocks[:, :, 2:4]).view("<f2")[:, :, 0] if kind == "Q4_1" else None
+        scales, offsets = _halves(blocks, 0), _halves(blocks, 2) if kind == "Q4_1" else None
         for part in (scales, offsets):
             if part is not None and not np.isfinite(part).all():
                 raise _not_finite(file, placed)
-        codes = _codes(kind, blocks).reshape(len(raw), placed.columns)
-        yield Quantised(name=placed.name, kind=kind, codes=codes, scales=scales, offsets=offsets)
+        codes = _codes(kind, blocks)
+        if offsets is not None:  # at scale 0 a group holds one value, its offset: that is code 0 at any scale
+            codes *= scales[:, :, None] != 0
+            scales = np.where(scales == 0, np.float16(1), scales)
+        yield Rows(codes=codes.reshape(len(raw), placed.columns), scales=scales, offsets=offsets)
+
+
+def _halves(blocks: np.ndarray, at: int) -> np.ndarray:
+    """Return the float16 that begins at a byte of every block."""
+    import numpy as np
+
+    found: np.ndarray = np.ascontiguousarray(blocks[:, :, at : at + 2]).view("<f2")[:, :, 0]
+    return found
 
 
 def _codes(kind: str, blocks: np.ndarray) -> np.ndarray:
-    """Return uint8 [rows, groups, 32] from blocks of bytes."""
+    """Return uint8 [rows, groups, 32]: 0…15, or for Q8_0 and Q5_0 the file's signed number plus 128."""
     import numpy as np
 
     if kind == "Q8_0":

@@ -59,6 +59,11 @@ def _details(variant: Variant) -> list[str]:
         variant.name,
         f"covers {audit['layers_quantised']} of {audit['layers']} linears, "
         f"{audit['parameters_quantised_share']:.0%} of {audit['parameters']:,} parameters; method: {audit['method']}",
+        *(
+            f"{row['codes']} {row['parameters']:,} parameters: {row['arrived']} as {row['stored']}"
+            + (f", since {row['reason']}" if row["reason"] else "")
+            for row in audit.get("sources", []) if row["codes"] != "float"
+        ),
         f"code {render.size(code)}, weights {render.size(weights)}, {len(variant.files)} files in all",
     ]
     chosen = exporting.chosen_measurement(variant)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from hwc.errors import IntegrityError, UsageError
-from hwc.spec import from_language
+from hwc.spec import compressed, from_language
 from hwc.spec.model import Bucket, HuggingFaceSource, ModelSpec, TensorSpec
 
 MAX_JSON_BYTES = 1 << 20
@@ -54,12 +54,19 @@ def infer(path: Path, *, name: str) -> ModelSpec:
         )
     if (path / "modules.json").is_file():
         return _sentence_transformer(path, config, name)
+    said = compressed.read(config, where=str(path / "config.json"))
     causal = any(head.endswith("ForCausalLM") for head in _heads(config))
     if causal and config.get("model_type") in from_language.CAUSAL:
         return from_language.infer(
             {"kind": "huggingface", "path": path.name, "task": "text-generation", "library": "transformers"},
             name=name, title=f"{path.name}, inferred from its folder", licence=_licence(path),
             trained_tokens=_int(path, config, "max_position_embeddings", from_language.CONTEXT_TOKENS),
+            reference=f"float32, dequantised {compressed.METHOD} {said.format}" if said else "",
+        )
+    if said is not None:
+        raise UsageError(
+            "quantised checkpoint not supported: it is no causal language model that is supported",
+            where=str(path / "config.json"), hint=f"such are {', '.join(sorted(from_language.CAUSAL))}",
         )
     return _encoder(path, config, name)
 

@@ -103,8 +103,8 @@ def scheme_page() -> str:
         for spec in shipped
     ]
     return (
-        f"# Schemes\n\n{NOTICE}\nA scheme says what is stored for the weights of linear layers, embeddings and the head; "
-        "everything else stays in float32.\n[Why it is so](../explanation/quantisation.md).\n\n"
+        f"# Schemes\n\n{NOTICE}\nA scheme says what is stored for the weights of linear layers, embeddings and the "
+        "head; everything else stays in float32.\n[Why it is so](../explanation/quantisation.md).\n\n"
         "| Scheme | Weights | Method |\n|---|---|---|\n"
         + "\n".join(rows)
         + "\n\nOptions make more of them, in short behind a dash or in long in brackets: `w4a16-g128-e8` is "

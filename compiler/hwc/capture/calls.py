@@ -48,18 +48,18 @@ def window_tokens(buckets: Sequence[Bucket]) -> int:
     return score["sequence"] if score else max(bucket["sequence"] for bucket in buckets)
 
 
-def make(buckets: Sequence[Bucket], windows: Sequence[Window]) -> list[Case]:
+def make(buckets: Sequence[Bucket], windows: Sequence[Window], *, context_tokens: int) -> list[Case]:
     """Return the calls: every window at position 0, then each other shape on the first window's tokens.
 
-    A prefill begins at 0, a decode behind the prefill before it. Of shapes that only generate, each is called once a
-    window, on the text from that window on.
+    A prefill begins at 0, a decode behind the prefill before it, or in the last of a cache's ``context_tokens``. Of
+    shapes that only generate, each is called once a window, on the text from that window on.
     """
     import numpy as np
 
     score = scoring_bucket(buckets)
     scored = [] if score is None else _scored(score, windows)
     text = np.concatenate([window.ids for window in windows])
-    longest = max(bucket["sequence"] for bucket in buckets)
+    longest = min(max(bucket["sequence"] for bucket in buckets), context_tokens - 1)
     others = [bucket for bucket in buckets if bucket != score]
     ordered = sorted(others, key=lambda bucket: (bucket["batch"], -bucket["sequence"]))
     begins = (0,) if score else range(0, len(text), window_tokens(buckets))

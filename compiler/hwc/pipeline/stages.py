@@ -90,9 +90,10 @@ def _windows(job: Job, captured: Path, sha256: str | None, tokens: int, count: i
 def _language_cases(job: Job, spec: ModelSpec, captured: Path, items: int) -> None:
     if not spec.evaluation.file:
         raise UsageError("a language model is measured on text", where=spec.name, hint="name it in [evaluation] file")
+    assert spec.generation is not None
     tokens = calls.window_tokens(spec.buckets)
     found = _windows(job, captured, spec.evaluation.sha256, tokens, items, "evaluation")
-    cases = calls.make(spec.buckets, found)
+    cases = calls.make(spec.buckets, found, context_tokens=spec.generation.context_tokens)
     golden.save_cases(cases, job.out)
     domains = tuple(found[item].domain for case in cases for item in case.items)
     calls.save_scored(calls.Scored(domains=domains, positions_per_window=tokens - 1), job.out)

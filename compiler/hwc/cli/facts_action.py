@@ -108,7 +108,7 @@ def schemes_show(name: str, format: str) -> None:
     entry = schemes.find(name)
     project = open_project(Path.cwd())
     encodings = {
-        target: {kind: find_target(project, target).encoding.get(kind, "–") for kind in entry.kinds}
+        target: {kind: find_target(project, target).encoding.get(kind, "–") for kind in entry.of_model("int8").kinds}
         for target in names_on(project.targets_path)
     }
     document = {**asdict(entry), "encodings": {} if entry.is_float else encodings}

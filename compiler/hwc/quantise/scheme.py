@@ -70,10 +70,13 @@ class Scheme:
 
     @property
     def formats(self) -> dict[str, Format | None]:
-        """What is stored by role; where codes are kept, only for layers whose own have no form here."""
+        """What is stored by role; where codes are kept, only for layers whose own have no form here.
+
+        Embeddings are float until ``of_model`` has said what the model wants of them.
+        """
         if self.solver == "keep":
             return dict.fromkeys(("linear", "embedding"), self.linears)
-        return {"linear": self.linears, "embedding": EMBEDDINGS[self.embeddings]}
+        return {"linear": self.linears, "embedding": EMBEDDINGS.get(self.embeddings)}
 
     @property
     def kinds(self) -> tuple[Kind, ...]:

@@ -17,11 +17,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import language_built
 import language_page
-import language_parts
 import language_quality
 import language_speed
-from language_parts import Built
+from language_built import Built
 from peers import environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +40,7 @@ def main() -> int:
     told = arguments.out / "bench-language.json"
     facts: dict[str, Any] = json.loads(told.read_text()) if told.is_file() else {"quality": {}, "speed": {}}
     for model in arguments.model:
-        built = language_parts.build(model, arguments.scheme, arguments.store)
+        built = language_built.build(model, arguments.scheme, arguments.store)
         if "quality" in arguments.only:
             facts["quality"][model] = {**_when(), **_quality(built, arguments)}
         if "speed" in arguments.only:

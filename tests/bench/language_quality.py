@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from language_parts import Built, Quantised
+from language_built import Built, Quantised
 from measured import run
 from peers import environment
 from peers.environment import Unavailable

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from language_parts import FLOAT, Built
+from language_built import FLOAT, Built
 from measured import summary
 from peers import environment
 from peers.environment import Unavailable

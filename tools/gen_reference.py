@@ -14,8 +14,8 @@ from typer.main import get_command
 from hwc.cli import facts, facts_action
 from hwc.cli.main import app
 from hwc.errors import BY_NAME
+from hwc.formats import BITS
 from hwc.pipeline.stages import STAGES
-from hwc.quantise.formats import BITS
 from hwc.quantise.scheme import OPTIONS, SCHEMES
 from hwc.spec import strict
 from hwc.spec.target import TargetSpec

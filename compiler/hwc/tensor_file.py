@@ -23,7 +23,8 @@ DTYPES = {
     "uint32": "U32", "uint16": "U16", "uint8": "U8", "bool": "BOOL",
 }  # fmt: skip
 """NumPy's and ml_dtypes' names to the format's."""
-_NOTHING: Mapping[str, str] = MappingProxyType({})
+PLAIN: Mapping[str, str] = MappingProxyType({"format": "pt"})
+"""What transformers wants to read in a file of weights."""
 
 
 class Entry(NamedTuple):
@@ -36,7 +37,7 @@ class Entry(NamedTuple):
 
 def write(
     path: Path, entries: Sequence[Entry], parts: Callable[[Entry], Iterable[np.ndarray]],
-    metadata: Mapping[str, str] = _NOTHING,
+    metadata: Mapping[str, str] = PLAIN,
 ) -> None:
     """Write tensors, those of the widest type first, as the format's own writer does, else in the given order.
 
@@ -44,7 +45,7 @@ def write(
     UsageError for a type that the format does not have.
     """
     ordered = sorted(entries, key=lambda entry: -entry.dtype.itemsize)  # so that each is aligned
-    header: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
     end = 0
     for entry in ordered:
         start, end = end, end + math.prod(entry.shape) * entry.dtype.itemsize

@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 from hwc import onnx_io
 from hwc.capture import arrived
 from hwc.capture.arrived import Arrived, Kept, Rows
+from hwc.formats import BITS, Format
 from hwc.quantise.codes import FP8_MAX, Codes, dequantise
-from hwc.quantise.formats import BITS, Format
 
 ROWS, WIDTH, INNER = 320, 128, 64
 IDS = np.array([[0, 5, 319], [7, 7, 100]], np.int64)

@@ -20,8 +20,8 @@ from peers import onnxruntime_nbits, runner
 from peers.environment import Unavailable
 
 from hwc.capture.simplify import session
+from hwc.formats import Format
 from hwc.quantise import codes, quantise
-from hwc.quantise.formats import Format
 from hwc.quantise.graph import onnx_tensors
 from hwc.quantise.linears import ADJUSTED, Linear
 

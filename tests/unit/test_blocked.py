@@ -13,10 +13,10 @@ from onnx.reference import ReferenceEvaluator
 
 from hwc import onnx_io
 from hwc.errors import UsageError
+from hwc.formats import Format
 from hwc.quantise import blocked, blocked_weights
 from hwc.quantise import codes as canonical
 from hwc.quantise.codes import Codes, dequantise
-from hwc.quantise.formats import Format
 from hwc.quantise.graph import apply
 from hwc.quantise.linears import assign, find
 from hwc.quantise.restore import layers

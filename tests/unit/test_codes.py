@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from strategies import extreme_weights, weights
 
 from hwc.errors import IntegrityError, StepError
+from hwc.formats import Format
 from hwc.quantise import codes
 from hwc.quantise.codes import Codes, dequantise, fp8, int4, int8
 from hwc.quantise.encodings import ENCODINGS, geometry_of, pack, unpack
-from hwc.quantise.formats import Format
 
 GROUP = 32
 quickly = settings(max_examples=60, deadline=None)

@@ -12,13 +12,13 @@ from onnx import TensorProto, helper
 
 from hwc import onnx_io
 from hwc.capture.simplify import session
+from hwc.formats import Format
 from hwc.lower import iree
 from hwc.lower.passes.linears import rewrite_linears
 from hwc.quantise import codes as canonical
 from hwc.quantise.codes import dequantise
 from hwc.quantise.encode import write_archive
 from hwc.quantise.encodings import ENCODINGS, pack
-from hwc.quantise.formats import Format
 from hwc.quantise.graph import apply, onnx_tensors
 from hwc.quantise.linears import Linear, assign, find
 

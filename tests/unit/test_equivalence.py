@@ -19,12 +19,12 @@ from hwc.pipeline import equivalence
 CLEAN = {"a": np.ones((3, 4), np.float32), "b": np.ones((3, 4), np.float32)}
 
 
-def outcome(name: str, tokens: Sequence[int], *, parity: float = 0.0) -> Any:
+def outcome(name: str, tokens: Sequence[int], *, parity: float = 0.0, factor: float = 1.0) -> Any:
     """Return what equivalence reads of a variant that was built and checked."""
     target, scheme = name.split("/")
-    variant = SimpleNamespace(name=name, scheme=SimpleNamespace(name=scheme), target=target)
+    variant = SimpleNamespace(name=name, scheme=SimpleNamespace(name=scheme, parity_factor=factor), target=target)
     check = {"greedy_tokens": list(tokens), "parity": {"max_abs": parity}}
-    return SimpleNamespace(variant=variant, spec=SimpleNamespace(parity_max_abs=1e-3), check=check)
+    return SimpleNamespace(variant=variant, parity_max_abs=1e-3 * factor, check=check)
 
 
 class Traces:
@@ -79,6 +79,15 @@ def test_a_variant_past_its_parity_is_held_against_onnx_runtime(tmp_path: Path) 
     found = equivalence.verdicts([outcome("cpu/fp32", [1], parity=0.5)], trace)
     assert told(found) == [("cpu/fp32", "missed")]
     assert "a is the first layer that is off" in found[0].told
+
+
+def test_a_scheme_that_rounds_activations_may_be_further_off_before_a_layer_is_named(tmp_path: Path) -> None:
+    inside = outcome("cpu/fp8-dynamic", [1], parity=0.05, factor=100.0)
+    assert equivalence.verdicts([inside], Traces(tmp_path)) == []
+    beyond = outcome("cpu/fp8-dynamic", [1], parity=0.5, factor=100.0)
+    assert told(equivalence.verdicts([beyond], Traces(tmp_path))) == [("cpu/fp8-dynamic", "unjudged")]
+    one, other = outcome("cpu/fp8-dynamic", [1], factor=1.0), outcome("gpu/fp8-dynamic", [2], factor=1.0)
+    assert told(equivalence.verdicts([one, other], Traces(tmp_path, gpu="b"))) == [("gpu/fp8-dynamic", "missed")]
 
 
 def test_a_run_that_fails_hides_nothing(tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ from onnx_parts import model_of
 from hwc import onnx_io
 from hwc.capture.simplify import session
 from hwc.errors import InternalError, UsageError
+from hwc.formats import Activations, Format
 from hwc.lower import iree
 from hwc.lower.passes.linears import rewrite_linears
 from hwc.quantise.codes import FP8_MAX, Codes, dequantise, fp8
 from hwc.quantise.encode import write_archive
 from hwc.quantise.encodings import Packed, pack
-from hwc.quantise.formats import Activations, Format
 from hwc.quantise.graph import apply, onnx_tensors
 from hwc.quantise.linears import assign, find
 from hwc.quantise.scheme import find as scheme

@@ -15,9 +15,9 @@ from calibration_parts import capture, deep, linears, rows, save_cases, scheme_o
 
 from hwc import onnx_io
 from hwc.errors import IntegrityError, StepError
+from hwc.formats import Kind
 from hwc.quantise import bias, codes, encode
 from hwc.quantise.codes import dequantise, int4
-from hwc.quantise.formats import Kind
 from hwc.quantise.gptq import Polish, descend, loss, refit, solve, sweep
 from hwc.quantise.graph import apply, onnx_tensors
 from hwc.quantise.grid import FP8_MAX, Grid, Int4Grid, round_e4m3, search_fp8, search_int4

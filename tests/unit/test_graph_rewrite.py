@@ -10,8 +10,8 @@ from onnx_parts import model_of
 
 from hwc import onnx_io
 from hwc.capture.simplify import session
+from hwc.formats import Format, Zeros
 from hwc.quantise.codes import Codes, dequantise, fp8, int4
-from hwc.quantise.formats import Format, Zeros
 from hwc.quantise.graph import apply, onnx_tensors
 from hwc.quantise.linears import Linear, assign, find
 

@@ -14,13 +14,13 @@ from hwc import onnx_io
 from hwc.capture import arrived
 from hwc.capture.simplify import session
 from hwc.errors import IntegrityError, StepError, UsageError
+from hwc.formats import Format
 from hwc.lower import iree
 from hwc.lower.passes.linears import rewrite_linears
 from hwc.quantise import codes as canonical
 from hwc.quantise.codes import Codes, dequantise
 from hwc.quantise.encode import encode, write_archive
 from hwc.quantise.encodings import ENCODINGS, pack
-from hwc.quantise.formats import Format
 from hwc.quantise.graph import apply, onnx_tensors
 from hwc.quantise.quantise import quantise, read_layers, read_rows
 from hwc.quantise.scheme import find

@@ -9,7 +9,7 @@ from onnx import helper
 from onnx_parts import linear, model_of
 
 from hwc import onnx_io
-from hwc.quantise.formats import Format
+from hwc.formats import Format
 from hwc.quantise.linears import Linear, assign, find
 
 

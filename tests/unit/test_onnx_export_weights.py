@@ -14,11 +14,11 @@ from onnx import helper
 from onnx_parts import linear, model_of
 
 from hwc import onnx_io
+from hwc.formats import BITS, Format
 from hwc.quantise import blocked
 from hwc.quantise.blocked_weights import Tensor, of_array
 from hwc.quantise.codes import Codes, dequantise, fp8
 from hwc.quantise.encodings import ENCODINGS, pack
-from hwc.quantise.formats import BITS, Format
 from hwc.quantise.graph import apply
 from hwc.quantise.linears import assign, find
 from hwc.quantise.restore import layers

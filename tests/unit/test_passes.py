@@ -13,13 +13,13 @@ from onnx import TensorProto, helper
 
 from hwc import onnx_io
 from hwc.capture.simplify import session
+from hwc.formats import BITS, Kind, Zeros
 from hwc.lower import iree
 from hwc.lower.passes.linears import rewrite_linears
 from hwc.lower.passes.merge import merge_buckets
 from hwc.quantise.codes import Codes
 from hwc.quantise.encode import read_archive, write_archive
 from hwc.quantise.encodings import ENCODINGS, geometry_of, pack, unpack
-from hwc.quantise.formats import BITS, Kind, Zeros
 from hwc.quantise.graph import onnx_tensors
 from hwc.quantise.linears import Linear
 

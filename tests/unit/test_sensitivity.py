@@ -13,7 +13,7 @@ from onnx_parts import model_of
 from hwc import onnx_io
 from hwc.capture.capture import save_weights
 from hwc.errors import UsageError
-from hwc.quantise.formats import Format
+from hwc.formats import Format
 from hwc.quantise.linears import Linear
 from hwc.quantise.sensitivity import SENSITIVITY, WIDE, Question, choose, measure
 

@@ -10,9 +10,10 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from hwc import tensor_file
+from hwc.formats import Kind, Zeros
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,12 +43,12 @@ class Rows:
 class Kept:
     """Codes that can be stored as they are, a few rows at a time."""
 
-    kind: Literal["int4", "int8", "fp8"]
+    kind: Kind
     n: int
     k: int
     groups: int
     """Groups along K, each with its own scale."""
-    zeros: Literal["none", "point", "offset"]
+    zeros: Zeros
     rows: Callable[[], Iterator[Rows]]
     """Yields all rows, in order; each call reads them anew."""
 

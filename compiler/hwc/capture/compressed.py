@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from hwc import tensor_file
 from hwc.capture import checkpoint
 from hwc.capture.arrived import WEIGHT, Arrived
-from hwc.capture.compressed_modules import BITS, CHUNK_VALUES, Kind, Module, Stored, read_scales, read_zeros
+from hwc.capture.compressed_modules import CHUNK_VALUES, Module, Stored, read_scales, read_zeros
 from hwc.capture.huggingface import TOKENIZER_FILES
 from hwc.errors import IntegrityError, UsageError
+from hwc.formats import BITS, Kind
 from hwc.spec import compressed
 from hwc.spec.compressed import Compressed
 

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from hwc.capture.arrived import Arrived, Kept, Rows
 from hwc.errors import IntegrityError
+from hwc.formats import BITS, Kind
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,8 +25,6 @@ CHUNK_VALUES = 1 << 22
 SCALE_TYPES = ("F32", "F16", "BF16")
 GROUPS = (128, 64, 32)
 """Sizes of groups that can be kept; a larger group is kept as several with the same scale."""
-Kind = Literal["int4", "int8", "fp8"]
-BITS: dict[Kind, int] = {"int4": 4, "int8": 8, "fp8": 8}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

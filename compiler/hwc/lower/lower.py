@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hwc import onnx_io
 from hwc.capture import state
 from hwc.errors import InternalError, StepError
+from hwc.formats import Kind
 from hwc.lower import exact, iree
 from hwc.lower.flags import compiler_flags
 from hwc.lower.passes.kept_state import KeptTensor, keep_state
@@ -21,7 +22,6 @@ from hwc.lower.passes.merge import merge_buckets
 from hwc.lower.passes.widen_halves import widen_halves
 from hwc.program import Function, Port
 from hwc.quantise import graph as quantised_graph
-from hwc.quantise.formats import Kind
 from hwc.quantise.quantise import read_layers
 from hwc.spec.model import Bucket, ModelSpec, bucket_id
 from hwc.spec.target import Lowering

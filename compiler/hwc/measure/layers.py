@@ -17,9 +17,9 @@ from hwc import onnx_io
 from hwc.capture import residual, state
 from hwc.capture.golden import Case, load_numbered, save_cases, save_numbered
 from hwc.capture.simplify import call, session
+from hwc.formats import Kind
 from hwc.lower import iree, lower
 from hwc.program import Program
-from hwc.quantise.formats import Kind
 from hwc.runtime import clean, prefill
 from hwc.spec.model import Bucket, ModelSpec, bucket_id
 from hwc.spec.target import Lowering
@@ -45,10 +45,10 @@ class Parting:
     """Relative; see ``distance``."""
 
 
-def first_parting(one: Stream, other: Stream) -> Parting | None:
-    """Return the first layer after which two streams are further apart than PARTS_AT, or None."""
+def first_parting(one: Stream, other: Stream, *, parts_at: float = PARTS_AT) -> Parting | None:
+    """Return the first layer after which two streams are further apart than ``parts_at``, or None."""
     found = (Parting(layer=layer, distance=distance(one[layer], other[layer])) for layer in one)
-    return next((parting for parting in found if not parting.distance <= PARTS_AT), None)
+    return next((parting for parting in found if not parting.distance <= parts_at), None)
 
 
 def furthest(one: Stream, other: Stream) -> float:

@@ -36,47 +36,47 @@ def verdicts(outcomes: Sequence[Outcome], trace: Trace) -> list[Verdict]:
 
 
 def _pair(one: Outcome, other: Outcome, trace: Trace) -> Verdict:
-    name, against = other.variant.name, one.variant.name
+    variant, against = other.variant, one.variant.name
     assert one.check is not None
     assert other.check is not None
     pairs = list(zip(one.check["greedy_tokens"], other.check["greedy_tokens"], strict=False))
     parts = next((at for at, (left, right) in enumerate(pairs) if left != right), None)
     if parts is None:
         told = f"the same {len(pairs)} greedy tokens as {against}"
-        return Verdict(variant=name, gate=GATE, outcome="passed", told=told)
+        return Verdict(variant=variant.name, gate=GATE, outcome="passed", told=told)
     told = f"greedy token {parts + 1} is not that of {against}"
     return _judged(
-        name, told, lambda: [layers.read(trace(outcome.variant), layers.DEVICE) for outcome in (other, one)]
+        variant, told, lambda: [layers.read(trace(outcome.variant), layers.DEVICE) for outcome in (other, one)]
     )
 
 
 def _alone(outcome: Outcome, trace: Trace) -> Iterator[Verdict]:
     assert outcome.check is not None
-    if outcome.check["parity"]["max_abs"] <= outcome.spec.parity_max_abs:
+    if outcome.check["parity"]["max_abs"] <= outcome.parity_max_abs:
         return
 
     def streams() -> list[layers.Stream]:
         folder = trace(outcome.variant)
         return [layers.read(folder, name) for name in (layers.DEVICE, layers.REFERENCE)]
 
-    yield _judged(outcome.variant.name, "logits are past their parity to ONNX Runtime", streams)
+    yield _judged(outcome.variant, "logits are past their parity to ONNX Runtime", streams)
 
 
-def _judged(variant: str, told: str, streams: Callable[[], list[layers.Stream]]) -> Verdict:
+def _judged(variant: VariantPlan, told: str, streams: Callable[[], list[layers.Stream]]) -> Verdict:
     """Name the first layer that is off; where the streams cannot be had, say why, and judge nothing."""
     try:
         one, other = streams()
     except StepError as error:
         told = f"{told}; the layer cannot be named: {error.what}"
-        return Verdict(variant=variant, gate=GATE, outcome="unjudged", told=told)
+        return Verdict(variant=variant.name, gate=GATE, outcome="unjudged", told=told)
     tokens = min(len(next(iter(stream.values()))) for stream in (one, other))
     one, other = ({name: values[:tokens] for name, values in stream.items()} for stream in (one, other))
-    parting = layers.first_parting(one, other)
+    parting = layers.first_parting(one, other, parts_at=layers.PARTS_AT * variant.scheme.parity_factor)
     if parting is None:
         furthest = f"no layer is further off than {layers.furthest(one, other):.1e}"
-        return Verdict(variant=variant, gate=GATE, outcome="unjudged", told=f"{told}, but {furthest}")
+        return Verdict(variant=variant.name, gate=GATE, outcome="unjudged", told=f"{told}, but {furthest}")
     where = f"{parting.layer} is the first layer that is off, by {parting.distance:.1e}"
-    return Verdict(variant=variant, gate=GATE, outcome="missed", told=f"{told}: {where}")
+    return Verdict(variant=variant.name, gate=GATE, outcome="missed", told=f"{told}: {where}")
 
 
 def layers_step(plan: Plan, variant: VariantPlan) -> Step:

@@ -16,13 +16,13 @@ from hwc.capture import calls, capture, golden, greedy, reduced, simplify, state
 from hwc.capture.source import Located
 from hwc.capture.windows import Window
 from hwc.errors import InternalError, UsageError
+from hwc.formats import Format
 from hwc.job import Job
 from hwc.lower import iree, lower
 from hwc.measure import check, layers, profile, score
 from hwc.pipeline.step import Stage
 from hwc.program import Device, Program, Slice, functions_from
 from hwc.quantise import codes, encode, quantise, sensitivity
-from hwc.quantise.formats import Format
 from hwc.quantise.graph import apply, onnx_tensors
 from hwc.quantise.scheme import Scheme, from_params
 from hwc.quantise.weights import Weights

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from hwc import onnx_io
 from hwc.errors import UsageError
+from hwc.formats import BITS, Format
 from hwc.quantise.blocked_weights import SCALES
-from hwc.quantise.formats import BITS, Format
 from hwc.quantise.graph import MS_DOMAIN
 from hwc.quantise.linears import Linear
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hwc.formats import BITS
 from hwc.quantise.codes import Codes
-from hwc.quantise.formats import BITS
 from hwc.quantise.linears import Linear
 
 if TYPE_CHECKING:

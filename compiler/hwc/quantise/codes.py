@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwc.errors import StepError
-from hwc.quantise.formats import BITS, Format, Kind, Zeros
+from hwc.formats import BITS, Format, Kind, Zeros
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from hwc import onnx_io
 from hwc.errors import InternalError
+from hwc.formats import Kind
 from hwc.quantise import codes as canonical
 from hwc.quantise.codes import Codes
 from hwc.quantise.encodings import Packed, geometry_of, pack, unpack
-from hwc.quantise.formats import Kind
 from hwc.quantise.graph import apply
 from hwc.quantise.linears import SHARED, Linear
 from hwc.quantise.quantise import METHOD, read_layers, read_overrides, read_rows

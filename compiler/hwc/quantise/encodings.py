@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from hwc.errors import IntegrityError
+from hwc.formats import BITS, Kind, Zeros
 from hwc.quantise.codes import Codes
-from hwc.quantise.formats import BITS, Kind, Zeros
 
 if TYPE_CHECKING:
     import numpy as np

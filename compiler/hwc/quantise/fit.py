@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from hwc.formats import Format
 from hwc.quantise import codes as canonical
 from hwc.quantise import gptq
 from hwc.quantise.awq import Place, choose, fold, folds
 from hwc.quantise.codes import Codes
 from hwc.quantise.finished import Finished, Solved
-from hwc.quantise.formats import Format
 from hwc.quantise.grid import Grid, search_fp8, search_int4
 from hwc.quantise.hessian import Moments, Problem, problem, shift
 from hwc.quantise.linears import Linear

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hwc.errors import InternalError
+from hwc.formats import Format
 from hwc.quantise.codes import FP8_MAX
-from hwc.quantise.formats import Format
 from hwc.quantise.linears import Linear
 
 if TYPE_CHECKING:

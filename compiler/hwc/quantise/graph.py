@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from hwc import onnx_io
 from hwc.errors import InternalError
+from hwc.formats import BITS, Format
 from hwc.quantise import fp8_activations
 from hwc.quantise.codes import Codes
-from hwc.quantise.formats import BITS, Format
 from hwc.quantise.linears import ADJUSTED, Linear, candidates, is_gather, transposed_products
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwc.errors import IntegrityError, StepError, UsageError
+from hwc.formats import Format
 from hwc.quantise import codes as canonical
 from hwc.quantise.codes import CHUNK_WEIGHTS, Codes, dequantise
 from hwc.quantise.finished import Finished, Solved
-from hwc.quantise.formats import Format
 from hwc.quantise.linears import Linear, assign
 from hwc.quantise.scheme import Scheme
 from hwc.quantise.weights import Weights

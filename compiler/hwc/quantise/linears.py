@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from hwc import onnx_io
-from hwc.quantise.formats import Format
+from hwc.formats import Format
 
 if TYPE_CHECKING:
     import onnx

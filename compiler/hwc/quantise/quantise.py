@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from hwc import onnx_io
 from hwc.errors import StepError
 from hwc.files import locked
+from hwc.formats import from_table
 from hwc.quantise import awq, bias, calibrate, keep, progress, residual
 from hwc.quantise import codes as canonical
 from hwc.quantise.codes import FP8_MAX
 from hwc.quantise.finished import Finished, Solved
 from hwc.quantise.fit import Fit
-from hwc.quantise.formats import from_table
 from hwc.quantise.linears import Linear, assign, find
 from hwc.quantise.scheme import Scheme
 from hwc.quantise.segments import cut

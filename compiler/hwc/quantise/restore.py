@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from hwc import onnx_io
 from hwc.errors import IntegrityError
+from hwc.formats import BITS, Format, Kind, Zeros
 from hwc.quantise.codes import Codes
 from hwc.quantise.encodings import Geometry, unpack
-from hwc.quantise.formats import BITS, Format, Kind, Zeros
 from hwc.quantise.graph import onnx_tensors
 from hwc.quantise.linears import FLOAT, Linear, attribute
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from hwc.errors import UsageError
-from hwc.quantise.formats import BITS, Format, Kind, from_table
+from hwc.formats import BITS, Format, Kind, from_table
 
 Solver = Literal["nearest", "gptq", "keep"]
 NEAREST = "round to nearest, scale by mean-squared-error search; no calibration data"

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from hwc import onnx_io
 from hwc.errors import UsageError
 from hwc.events import PROGRESS
+from hwc.formats import Format
 from hwc.quantise import codes as canonical
 from hwc.quantise import progress
-from hwc.quantise.formats import Format
 from hwc.quantise.linears import Linear, assign, find
 from hwc.quantise.live import Cases
 from hwc.quantise.weights import Weights

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwc import onnx_io
+from hwc.formats import Kind
 from hwc.quantise import blocked_weights
 from hwc.quantise.blocked_weights import Tensor, of_array
 from hwc.quantise.codes import PARTS
-from hwc.quantise.formats import Kind
 from hwc.quantise.graph import onnx_tensors
 from hwc.quantise.linears import Linear
 from hwc.quantise.restore import codes_of, plain

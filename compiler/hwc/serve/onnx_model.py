@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hwc import onnx_io
 from hwc.bundle.open import Blob, Variant
 from hwc.errors import IntegrityError, InternalError, UsageError
-from hwc.quantise.formats import Kind
+from hwc.formats import Kind
 from hwc.quantise.restore import restore
 from hwc.runtime.parameters import load_index
 from hwc.serve.first_cases import FirstCase

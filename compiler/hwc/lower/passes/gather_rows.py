@@ -9,13 +9,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from hwc.formats import Kind
 from hwc.lower.passes import linalg
 from hwc.lower.passes.graph import Operator, TensorType, operators
 from hwc.lower.passes.linalg import Input, Output, Value
 from hwc.lower.passes.linear import Kernel, dequantise, f32, load
 from hwc.lower.passes.matmul_nbits import KINDS, zeros_of
 from hwc.quantise.encodings import Geometry, Layout, Part
-from hwc.quantise.formats import Kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

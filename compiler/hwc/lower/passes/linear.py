@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from hwc.formats import Kind
 from hwc.lower.passes import linalg
 from hwc.lower.passes.graph import TensorType
 from hwc.lower.passes.linalg import Input, Output, Value
 from hwc.quantise.encodings import Geometry, Layout, Part
-from hwc.quantise.formats import Kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from hwc.formats import Kind
 from hwc.lower.passes import fp8_matmul, fp8_rounding, gather_rows, matmul_nbits
 from hwc.lower.passes.gather_rows import QuantisedRows
 from hwc.lower.passes.graph import parameter_keys
 from hwc.lower.passes.linear import Kernel, QuantisedLinear, declare, emit
 from hwc.lower.passes.prune import prune
 from hwc.quantise.encodings import Geometry, layout
-from hwc.quantise.formats import Kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from hwc.formats import Kind, Zeros
 from hwc.lower.passes.graph import Operator, TensorType, operators
 from hwc.lower.passes.linear import Kernel, QuantisedLinear
 from hwc.quantise.encodings import Geometry, Part
-from hwc.quantise.formats import Kind, Zeros
 
 KINDS: Mapping[int, Kind] = {4: "int4", 8: "int8"}
 

@@ -14,6 +14,7 @@ from hwc import onnx_io
 from hwc.capture.capture import save_weights
 from hwc.errors import UsageError
 from hwc.formats import Format
+from hwc.quantise import sensitivity
 from hwc.quantise.linears import Linear
 from hwc.quantise.sensitivity import SENSITIVITY, WIDE, Question, choose, measure
 
@@ -51,6 +52,12 @@ def test_a_layer_too_large_for_what_is_left_makes_room_for_a_smaller_one() -> No
 def test_a_budget_below_the_narrow_format_is_refused() -> None:
     with pytest.raises(UsageError, match="below the"):
         choose(LAYERS, dict.fromkeys("abc", 1.0), 4.4)
+
+
+def test_the_cost_of_logits_is_the_divergence_of_what_they_say() -> None:
+    exact, other = np.array([[[0.0, 0.0]]], np.float32), np.array([[[np.log(3.0), 0.0]]], np.float32)
+    assert sensitivity._kl(exact, other) == pytest.approx(0.5 * np.log(0.5 / 0.75) + 0.5 * np.log(0.5 / 0.25))
+    assert sensitivity._kl(exact, exact + 7) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_the_measured_cost_is_that_of_each_layer_alone(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import onnx
 import onnxruntime as ort
 import pytest
 from calibration_parts import capture, deep, linears, rows, save_cases, scheme_of
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
+from onnx_parts import detached_ones
 
 from hwc import onnx_io
 from hwc.errors import UsageError
@@ -33,19 +34,6 @@ def found(model: onnx.ModelProto) -> dict[str, Place]:
     return places(model, groups_of(model), bias.find(model, linears(model)))
 
 
-def graph(
-    nodes: list[onnx.NodeProto], weights: dict[str, tuple[int, ...]], outputs: tuple[str, ...]
-) -> onnx.ModelProto:
-    made = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", WIDTH])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
-        [numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in weights.items()],
-    )
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 21)])
-    onnx_io.detach(model)
-    return model
-
-
 GATED = [
     helper.make_node("Mul", ["norm", "x"], ["n"]),
     helper.make_node("MatMul", ["n", "gate.weight"], ["g"]),
@@ -60,7 +48,8 @@ WEIGHTS: dict[str, tuple[int, ...]] = {
 
 
 def test_a_norm_before_linears_and_a_linear_before_a_product_are_places() -> None:
-    assert found(graph(GATED, WEIGHTS, ("d",))) == {"n": Place(weights=("norm",)), "h": Place(layer="up")}
+    gated = detached_ones(GATED, WEIGHTS, ("d",), width=WIDTH)
+    assert found(gated) == {"n": Place(weights=("norm",)), "h": Place(layer="up")}
     model = deep(2)
     onnx_io.detach(model)
     assert found(model) == {
@@ -81,7 +70,7 @@ def test_a_norm_before_linears_and_a_linear_before_a_product_are_places() -> Non
 def test_what_something_else_reads_too_is_no_place(
     nodes: list[onnx.NodeProto], outputs: tuple[str, ...], left: set[str]
 ) -> None:
-    assert set(found(graph([*GATED, *nodes], WEIGHTS, outputs))) == left
+    assert set(found(detached_ones([*GATED, *nodes], WEIGHTS, outputs, width=WIDTH))) == left
 
 
 def output(model: onnx.ModelProto, weights: dict[str, np.ndarray]) -> np.ndarray:

@@ -5,33 +5,21 @@ from __future__ import annotations
 import numpy as np
 import onnx
 from calibration_parts import linears
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
+from onnx_parts import detached_ones
 
-from hwc import onnx_io
 from hwc.quantise import bias, residual
 from hwc.quantise.hessian import Moments, problem, shift
 
 K, N = 64, 32
-
-
-def graph(nodes: list[onnx.NodeProto], outputs: tuple[str, ...]) -> onnx.ModelProto:
-    weights = {"a.weight": (K, K), "a.bias": (K,), "b.weight": (K, K)}
-    made = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", K])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
-        [numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in weights.items()],
-    )
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 21)])
-    onnx_io.detach(model)
-    return model
-
+WEIGHTS = {"a.weight": (K, K), "a.bias": (K,), "b.weight": (K, K)}
 
 FIRST = [helper.make_node("MatMul", ["x", "a.weight"], ["p"]), helper.make_node("Add", ["p", "a.bias"], ["q"])]
 SECOND = [helper.make_node("Relu", ["r"], ["s"]), helper.make_node("MatMul", ["s", "b.weight"], ["t"])]
 
 
 def found(nodes: list[onnx.NodeProto], outputs: tuple[str, ...] = ("y",)) -> dict[str, str]:
-    model = graph(nodes, outputs)
+    model = detached_ones(nodes, WEIGHTS, outputs, width=K)
     return residual.find(model, linears(model), bias.find(model, linears(model)))
 
 

@@ -16,24 +16,24 @@ from typing import Any
 
 import cold_build
 import command_line
+import quiet
 import registry
 import report
 import routing
 from measured import run
 
 ROOT = Path(__file__).resolve().parents[2]
-BUSY_LOAD = 0.5
 
 
 def main() -> int:
     """Run the sections and write the reports."""
     arguments = _arguments()
     os.environ["HF_HUB_OFFLINE"] = "1"
-    load = os.getloadavg()[0]
-    if load > BUSY_LOAD:
-        _tell(f"warning: the load is {load:.2f}; the page will say so, and its figures are not worth publishing")
+    busy = quiet.busy_cores()
+    if busy > quiet.MOST_BUSY_CORES:
+        _tell(f"warning: {busy:.2f} cores are busy; the page will say so, and its figures are not worth publishing")
     with tempfile.TemporaryDirectory(prefix="hwc-bench-") as name:
-        facts = _measure(Path(name), arguments, load)
+        facts = _measure(Path(name), arguments, busy)
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     (out / "bench.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
@@ -56,7 +56,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _measure(work: Path, arguments: argparse.Namespace, load: float) -> dict[str, Any]:
+def _measure(work: Path, arguments: argparse.Namespace, busy: float) -> dict[str, Any]:
     from hwc import machine
 
     _tell("hwc --help")
@@ -79,8 +79,8 @@ def _measure(work: Path, arguments: argparse.Namespace, load: float) -> dict[str
     return {
         "machine": machine.describe().as_json(),
         "measured_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "load_1min_before": load,
-        "quiet": load <= BUSY_LOAD,
+        "busy_cores_before": busy,
+        "quiet": busy <= quiet.MOST_BUSY_CORES,
         "help": helped,
         "cold_build": cold,
         "rebuild": rebuilt,

@@ -21,6 +21,7 @@ import language_built
 import language_page
 import language_quality
 import language_speed
+import quiet
 from language_built import Built
 from peers import environment
 
@@ -30,7 +31,6 @@ SCHEMES = ("w4a16-rtn", "w4a16", "w4a16-asym", "fp8")
 TIMED = ("w4a16", "fp8")
 ORT_METHODS = {"default-sym": 5.0, "default-asym": 5.125, "k_quant": 5.125, "hqq": 6.0, "gptq": 5.0}
 """Methods of ONNX Runtime's quantiser, and the bits they store for a weight in groups of 32, with float32 scales."""
-BUSY_LOAD = 0.5
 
 
 def main() -> int:
@@ -76,10 +76,10 @@ def _arguments() -> argparse.Namespace:
 def _when() -> dict[str, Any]:
     from hwc import machine
 
-    load = os.getloadavg()[0]
+    busy = quiet.busy_cores()
     return {
-        "measured_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "load_1min_before": load,
-        "quiet": load <= BUSY_LOAD, "machine": machine.describe().as_json(),
+        "measured_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "busy_cores_before": busy,
+        "quiet": busy <= quiet.MOST_BUSY_CORES, "machine": machine.describe().as_json(),
     }
 
 

@@ -28,7 +28,8 @@ def page(facts: Row) -> str:
 
 
 def _when(found: Row) -> str:
-    told = f"{found['machine']['cpu_model']}, {found['measured_utc']}, load {found['load_1min_before']:.2f} before."
+    busy = f"{found['busy_cores_before']:.2f} cores busy with other work before"
+    told = f"{found['machine']['cpu_model']}, {found['measured_utc']}, {busy}."
     return told if found["quiet"] else told + " **The machine was busy: its times are not worth quoting.**"
 
 

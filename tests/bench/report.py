@@ -17,7 +17,7 @@ def page(facts: Row) -> str:
             "",
             "<!-- Written by tests/bench/bench.py (`make bench`); measure again, do not edit. -->",
             "",
-            f"{machine['cpu_model']}, {facts['measured_utc']}, load {facts['load_1min_before']:.2f} before the run. "
+            f"{machine['cpu_model']}, {facts['measured_utc']}, {facts['busy_cores_before']:.2f} cores busy before. "
             "Every ratio compares two things measured\nin the same run; brackets hold the least and the greatest. "
             "The raw figures are in [bench.json](bench.json).",
             quiet,

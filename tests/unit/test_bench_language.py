@@ -126,7 +126,7 @@ def test_the_greedy_loop_gives_each_token_its_own_place() -> None:
 
 
 def facts() -> dict:
-    machine = {"machine": {"cpu_model": "A CPU"}, "measured_utc": "now", "load_1min_before": 0.1, "quiet": True}
+    machine = {"machine": {"cpu_model": "A CPU"}, "measured_utc": "now", "busy_cores_before": 0.01, "quiet": True}
     number = {"value": 0.5, "standard_error": 0.01}
     metrics = dict.fromkeys(("kl_mean", "kl_p99", "top1", "perplexity_ratio"), number)
     cost = {"cpu_s": 60.0, "peak_rss_bytes": 2**30, "versions": {"tool": "1"}, "settings": "as they come"}

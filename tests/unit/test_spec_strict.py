@@ -42,11 +42,12 @@ driver = "none"
 [encoding]
 int4 = "i4-grouped"
 
-[figures]
-cores = 2
+[hardware.core]
+isa = "rv64gc"
+count = 2
 
 [sources]
-"figures.cores" = { kind = "assumed" }
+"hardware.core" = { kind = "assumed" }
 """
 
 
@@ -58,7 +59,7 @@ def refused(text: str, record: type[strict.Record] = ModelSpec) -> UsageError:
 
 def test_the_sample_files_are_accepted() -> None:
     assert strict.parse(MODEL, ModelSpec, where="m").name == "tiny"
-    assert strict.parse(TARGET, TargetSpec, where="t").figures.cores == 2
+    assert strict.parse(TARGET, TargetSpec, where="t").hardware.core.count == 2
 
 
 @pytest.mark.parametrize(
@@ -123,17 +124,17 @@ def test_evaluation_data_without_a_digest_is_refused() -> None:
 
 
 def test_a_figure_without_a_source_is_refused() -> None:
-    assert "`figures.cores` = 2 has no entry" in refused(TARGET.partition("[sources]")[0], TargetSpec).what
+    assert "`hardware.core.count` = 2 has no entry" in refused(TARGET.partition("[sources]")[0], TargetSpec).what
 
 
 def test_a_source_for_no_figure_is_refused() -> None:
-    assert "`figures.coers`" in refused(TARGET + '"figures.coers" = { kind = "assumed" }\n', TargetSpec).what
+    assert "`hardware.coer`" in refused(TARGET + '"hardware.coer" = { kind = "assumed" }\n', TargetSpec).what
 
 
 def test_a_datasheet_figure_must_name_the_datasheet_and_its_line_is_found_under_a_quoted_key() -> None:
     error = refused(TARGET.replace('"assumed"', '"datasheet"'), TargetSpec)
     assert "needs `where`" in error.what
-    assert error.where == "file.toml:20"
+    assert error.where == "file.toml:21"
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from hwc.spec.figure import Spread, covered, leaves
+from hwc.spec.hardware import Hardware
+from hwc.spec.legality import Emulator, FormatRule, LegalityRule, Placement, Vendor, VendorKernel
 from hwc.spec.model import Name
 from hwc.spec.strict import Record
-
-Positive = Annotated[float, Field(gt=0)]
 
 
 def _compiled(text: str) -> str:
@@ -38,6 +39,18 @@ class Lowering(Record):
     cpu_features: tuple[Annotated[str, Field(pattern=r"^[+-][A-Za-z0-9._-]+$")], ...] = ()
     """LLVM features, as ``+avx2``; with ``cpu = "host"`` they are detected."""
     triple: str = ""
+    abi: str = ""
+    """Calling convention of a bare triple: ``lp64d``."""
+    vlen_bits: Annotated[int, Field(ge=32)] | None = None
+    """Length of a vector register the code is made for; other lengths compute wrongly, without a fault."""
+    format: Annotated[str, Field(pattern=r"^$|^[a-z0-9][a-z0-9._-]{0,63}$")] = ""
+    """The chip's own name for its executables; a runtime that does not know it refuses them by this name."""
+    attributes: dict[Annotated[str, Field(pattern=r"^[a-z0-9_]{1,63}$")], int | str] = Field(default_factory=dict)
+    """Facts for the vendor's compiler, which executables carry as ``hwc.KEY``."""
+    distribution_tile: Annotated[int, Field(ge=1)] | None = None
+    """Most points of a dispatch that one core takes at a time; derived from the hardware where absent."""
+    matmul_tile_bytes: Annotated[int, Field(ge=64)] | None = None
+    """Most bytes of the tiles a matmul works on; derived from the hardware where absent."""
     gpu: str = ""
     """Value of ``--iree-vulkan-target`` or ``--iree-cuda-target``."""
     stack_limit_bytes: Annotated[int, Field(ge=1024)] | None = None
@@ -58,24 +71,20 @@ class Lowering(Record):
 class Execution(Record):
     """How an artefact for the device is run, if it can be run at all."""
 
-    driver: Literal["local-sync", "local-task", "vulkan", "cuda", "hip", "none"]
+    driver: Literal["local-sync", "local-task", "vulkan", "cuda", "hip", "emulated", "none"]
     device_match: Pattern = ""
     """Regular expression that the runtime device's name must match."""
     functional_only: bool = False
     """The device is a software stand-in: checked on few items, never a source of latency claims about a GPU."""
     speaks_for: str = ""
     """What a latency measured here is a latency of, where that is not the device's title."""
+    emulator: Emulator | None = None
 
-
-class Figures(Record):
-    """Facts about the device; an undisclosed one is absent."""
-
-    cores: Annotated[int, Field(ge=1)] | None = None
-    clock_hz: Positive | None = None
-    memory_bytes: Positive | None = None
-    memory_read_bytes_per_s: Positive | None = None
-    peak_f32_flop_per_s: Positive | None = None
-    tdp_w: Positive | None = None
+    @model_validator(mode="after")
+    def _emulated(self) -> Execution:
+        if (self.driver == "emulated") != (self.emulator is not None):
+            raise ValueError('`driver = "emulated"` and [execution.emulator] belong together')
+        return self
 
 
 class FigureSource(Record):
@@ -104,18 +113,55 @@ class TargetSpec(Record):
     execution: Execution
     encoding: dict[str, str]
     """Quantised kind (``int4``, ``fp8``) to the encoding of its packed weights; see quantise/encodings.py."""
-    figures: Figures = Figures()
+    formats: dict[Literal["int4", "int8", "fp8"], FormatRule] = Field(default_factory=dict)
+    """Which forms of a quantised kind the packing holds; a kind without an entry may have any."""
+    hardware: Hardware = Hardware()
+    legality: tuple[LegalityRule, ...] = ()
+    placement: Placement = Placement()
+    kernels: dict[str, VendorKernel] = Field(default_factory=dict)
+    vendor: Vendor = Vendor()
+    calibration: str = ""
+    """JSON file of efficiencies fitted on real hardware, beside the descriptor; ``hwc targets calibrate`` writes it."""
     price: str = ""
     """Entry in the price table; empty means that no cost is told."""
     sources: dict[str, FigureSource] = Field(default_factory=dict)
-    """Dotted key, or table, to where its figures come from."""
+    """Dotted key of a figure, or of a table above it, to where it comes from."""
 
     @model_validator(mode="after")
     def _sourced(self) -> TargetSpec:
-        for key, figure in self.figures.model_dump(exclude_none=True).items():
-            if f"figures.{key}" not in self.sources and "figures" not in self.sources:
-                raise ValueError(f"`figures.{key}` = {figure} has no entry in [sources]")
-        known = {"figures", *(f"figures.{key}" for key in Figures.model_fields)}
-        if stray := sorted(set(self.sources) - known):
+        figures = dict(leaves(self.hardware, "hardware"))
+        for key, figure in figures.items():
+            if not covered(key, self.sources):
+                told = figure.base if isinstance(figure, Spread) else figure
+                raise ValueError(f"`{key}` = {told} has no entry in [sources]")
+        tables = {key[:end] for key in figures for end in range(len(key) + 1) if end == len(key) or key[end] == "."}
+        if stray := sorted(set(self.sources) - tables):
             raise ValueError(f"[sources] names no figure: `{stray[0]}`")
+        return self
+
+    @model_validator(mode="after")
+    def _guesses_are_spreads(self) -> TargetSpec:
+        """Hold a chip that nobody has seen to low, base and high: a single number would pass for a fact."""
+        if self.hardware_status != "hypothetical":
+            return self
+        for key, figure in leaves(self.hardware, "hardware"):
+            measurable = not isinstance(figure, int)  # counts are the design that is assumed
+            if measurable and not isinstance(figure, Spread):
+                raise ValueError(f"`{key}` of a hypothetical chip has to be {{ low, base, high }}, not {figure}")
+            source = self.sources[covered(key, self.sources)]
+            if source.kind != "assumed":
+                raise ValueError(f"`{key}` of a hypothetical chip is assumed; its source says {source.kind}")
+        return self
+
+    @model_validator(mode="after")
+    def _named_parts(self) -> TargetSpec:
+        units = self.hardware.units
+        for number, rule in enumerate(self.legality):
+            if rule.kernel and rule.kernel not in self.kernels:
+                raise ValueError(f"`legality[{number}].kernel` = {rule.kernel!r} is no entry of [kernels]")
+            if rule.unit and rule.unit not in units:
+                raise ValueError(f"`legality[{number}].unit` = {rule.unit!r} is no entry of [hardware.units]")
+        for name, kernel in self.kernels.items():
+            if kernel.unit and kernel.unit not in units:
+                raise ValueError(f"`kernels.{name}.unit` = {kernel.unit!r} is no entry of [hardware.units]")
         return self

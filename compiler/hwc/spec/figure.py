@@ -1,0 +1,64 @@
+"""A figure of a descriptor: one number, or a low, base and high one where nobody knows it exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, model_validator
+
+from hwc.spec.strict import Record
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Spread(Record):
+    """A positive figure that is assumed or reported differently: low ≤ base ≤ high."""
+
+    low: Positive
+    base: Positive
+    high: Positive
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Spread:
+        if not self.low <= self.base <= self.high:
+            raise ValueError(f"low ≤ base ≤ high does not hold: {self.low}, {self.base}, {self.high}")
+        return self
+
+
+Figure = Positive | Spread
+
+
+def spread(figure: float | Spread) -> Spread:
+    """Return a figure as low, base and high, which are equal where it is one number."""
+    return figure if isinstance(figure, Spread) else Spread(low=figure, base=figure, high=figure)
+
+
+ORDER_KEYS = {"level"}
+"""Keys whose numbers order a table and state nothing about the chip."""
+
+
+def leaves(value: object, path: str) -> Iterator[tuple[str, float | Spread]]:
+    """Yield every figure that is written in a table, with its dotted key; entries of a list share the list's key."""
+    if isinstance(value, Spread):
+        yield path, value
+    elif isinstance(value, BaseModel):
+        for key in type(value).model_fields:
+            if key in value.model_fields_set and key not in ORDER_KEYS:
+                yield from leaves(getattr(value, key), f"{path}.{key}")
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from leaves(inner, f"{path}.{key}")
+    elif isinstance(value, tuple):
+        for inner in value:
+            yield from leaves(inner, path)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield path, value
+
+
+def covered(path: str, sources: Mapping[str, Any]) -> str:
+    """Return the longest key of [sources] that is a figure's or a table's above it; empty if there is none."""
+    parts = path.split(".")
+    names = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((name for name in names if name in sources), "")

@@ -83,6 +83,16 @@ def compile_module(mlir: str, flags: tuple[str, ...], *, work: Path, limits: Lim
     return work / "module.vmfb", outcome
 
 
+ELIDED = "--mlir-elide-elementsattrs-if-larger=64"
+"""Constants that are not needed to tell what work is done are left out of the text."""
+
+
+def flow_text(mlir: str, flags: tuple[str, ...], *, work: Path, limits: Limits) -> str:
+    """Return a module as the compiler divides it into dispatches, before it makes code of them."""
+    path, _ = compile_module(mlir, (*flags, "--compile-to=flow", ELIDED), work=work, limits=limits)
+    return path.read_text()
+
+
 def _refuse_unknown_names(stderr: str) -> None:
     """Raise UsageError if LLVM did not know a CPU or feature: it only warns, and makes code for something else."""
     found = re.search(r"'([^']+)' is not a recognized (feature|processor)", stderr)
@@ -137,6 +147,19 @@ def probe_cpu(flags: tuple[str, ...], work: Path) -> HostCpu:
 
     Raises MachineError if it does not answer.
     """
+    told = probe_target(flags, work)
+    name = re.search(r'\bcpu = "([^"]*)"', told)
+    features = re.search(r'\bcpu_features = "([^"]*)"', told)
+    if features is None:
+        raise MachineError("IREE's compiler does not tell the target CPU", hint="hwc doctor")
+    return HostCpu(name=name[1] if name else "", features=enabled_features(features[1]))
+
+
+def probe_target(flags: tuple[str, ...], work: Path) -> str:
+    """Ask the compiler for the ``#hal.executable.target<…>`` that a set of flags comes to.
+
+    Raises MachineError if it does not answer.
+    """
     (work / "probe.mlir").write_text(
         "func.func @f(%a: tensor<4xf32>) -> tensor<4xf32> {\n"
         "  %0 = arith.addf %a, %a : tensor<4xf32>\n  return %0 : tensor<4xf32>\n}\n"
@@ -144,11 +167,10 @@ def probe_cpu(flags: tuple[str, ...], work: Path) -> HostCpu:
     argv = (str(compiler_path()), "probe.mlir", "-o", "-", "--compile-to=executable-sources", *flags)
     outcome = child.run(child.Call(argv=argv, cwd=work, timeout_s=60, memory_bytes=4 << 30))
     _refuse_unknown_names(outcome.stderr)
-    name = re.search(r'\bcpu = "([^"]*)"', outcome.stdout)
-    features = re.search(r'\bcpu_features = "([^"]*)"', outcome.stdout)
-    if outcome.returncode != 0 or features is None:
-        raise MachineError(f"IREE's compiler does not tell the target CPU: it {outcome.describe()}", hint="hwc doctor")
-    return HostCpu(name=name[1] if name else "", features=enabled_features(features[1]))
+    found = re.search(r"#hal\.executable\.target<.*?\}>(?=\]>)", outcome.stdout)
+    if outcome.returncode != 0 or found is None:
+        raise MachineError(f"IREE's compiler does not tell its target: it {outcome.describe()}", hint="hwc doctor")
+    return found[0]
 
 
 def enabled_features(listing: str) -> tuple[str, ...]:

@@ -14,8 +14,9 @@ from hwc import onnx_io
 from hwc.capture import state
 from hwc.errors import InternalError, StepError
 from hwc.formats import Kind
-from hwc.lower import exact, iree
+from hwc.lower import exact, iree, isa
 from hwc.lower.flags import compiler_flags
+from hwc.lower.passes.executable_target import name_executables
 from hwc.lower.passes.kept_state import KeptTensor, keep_state
 from hwc.lower.passes.linears import rewrite_linears
 from hwc.lower.passes.merge import merge_buckets
@@ -54,23 +55,20 @@ def lower(
     texts: dict[str, str] = {}
     matched: dict[str, int] = {}
     for name, model in models.items():
-        model.graph.name = "main_graph"
-        exact.spell_out(model)
-        onnx_io.save(model, work / f"{name}.onnx")
-        weights = len(onnx_io.weight_names(model))
-        first_weight = len(model.graph.input) - weights if weights else None
-        text = iree.import_graph(work / f"{name}.onnx", inputs=first_weight, work=work, limits=limits)
-        text = keep_state(text, _kept(model))
-        text, matched[name] = _rewritten(text, encodings, quantised)
-        texts[name] = widen_halves(text) if lowering.widen_halves else text
+        texts[name], matched[name] = static_text(
+            model, lowering, encodings, name=name, quantised=quantised, work=work, limits=limits
+        )
     flags = compiler_flags(lowering, quantised=bool(read_layers(quantised)))
+    module = _for_chip(merge_buckets(texts), lowering, flags, work)
     try:
-        artefact, outcome = iree.compile_module(merge_buckets(texts), flags, work=work, limits=limits)
+        artefact, outcome = iree.compile_module(module, flags, work=work, limits=limits)
     except iree.CompileFailed as failure:
         raise _explain(failure, models) from failure
     finally:
         if (work / "iree-compile.log").is_file():
             shutil.copyfile(work / "iree-compile.log", out / "iree-compile.log")
+    made = isa.executables(artefact.read_bytes(), where=lowering.triple)
+    isa.require_vlen(made, lowering.vlen_bits)
     shutil.move(artefact, out / "module.vmfb")
     functions = [asdict(_function(spec, bucket, models[bucket_id(bucket)])) for bucket in buckets]
     facts = {
@@ -78,7 +76,8 @@ def lower(
         "flags": list(flags),
         "encodings": dict(encodings),
         "rewritten_linears": matched,
-        "parameters": sorted(set(re.findall(rf'parameter\.named<"{SCOPE}"::"([^"]+)">', merge_buckets(texts)))),
+        "parameters": sorted(set(re.findall(rf'parameter\.named<"{SCOPE}"::"([^"]+)">', module))),
+        **({"executables": [isa.facts(one) for one in made]} if made else {}),
     }
     (out / "lower.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
     volatile = {"compile_wall_s": outcome.wall_s, "compile_peak_rss_bytes": outcome.peak_rss_bytes}
@@ -90,6 +89,32 @@ def reference_graph(graphs: Path, quantised: Path, bucket: Bucket) -> onnx.Model
     """Return the detached graph of one bucket in its scheme: what ONNX Runtime checks and what is lowered."""
     model = onnx_io.load_graph(graphs / f"{bucket_id(bucket)}.onnx")
     return quantised_graph.apply(read_layers(quantised), model, where=bucket_id(bucket))
+
+
+def static_text(
+    model: onnx.ModelProto, lowering: Lowering, encodings: Mapping[Kind, str], *, name: str, quantised: Path, work: Path,
+    limits: iree.Limits,
+) -> tuple[str, int]:
+    """Return one bucket's module as it is compiled, and how many of its linears were rewritten to their encoding.
+
+    ``model`` is the bucket's reference graph, which is changed; ``name`` that of files in ``work``.
+    """
+    model.graph.name = "main_graph"
+    exact.spell_out(model)
+    onnx_io.save(model, work / f"{name}.onnx")
+    weights = len(onnx_io.weight_names(model))
+    first_weight = len(model.graph.input) - weights if weights else None
+    text = iree.import_graph(work / f"{name}.onnx", inputs=first_weight, work=work, limits=limits)
+    text, matched = _rewritten(keep_state(text, _kept(model)), encodings, quantised)
+    return widen_halves(text) if lowering.widen_halves else text, matched
+
+
+def _for_chip(module: str, lowering: Lowering, flags: tuple[str, ...], work: Path) -> str:
+    """Name the chip's own format and facts where its descriptor has them."""
+    if not lowering.format:
+        return module
+    target = iree.probe_target(flags, work)
+    return name_executables(module, target, lowering.format, lowering.attributes)
 
 
 def _rewritten(text: str, encodings: Mapping[Kind, str], quantised: Path) -> tuple[str, int]:

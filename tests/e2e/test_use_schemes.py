@@ -26,19 +26,27 @@ def test_options_give_a_language_model_the_formats_they_name(language: Cli) -> N
     assert linears["int8 g32"] > 0
 
 
-def test_fp8_activations_hold_their_parity_on_a_network_that_carries_nothing_on(shared_mlp: Cli) -> None:
+def rounded(cli: Cli, model: str) -> dict[str, tuple[dict[str, float], float]]:
+    """Build both schemes that round activations; return scheme to its metrics and the bound of its parity."""
     schemes = ("-q", "fp8-dynamic", "-q", "fp8-static")
-    built = shared_mlp(
-        "build", "mlp", "-t", "llvm-cpu-host", *schemes, "--smoke", "--tag", "rounded", "--format", "json"
-    ).ok().json()
-    for document in built[0]["variants"]:
-        quality = {row["metric"]: row["value"] for row in document["quality"]}
-        assert quality["cosine_mean"] > 0.99
-        assert 0 < quality["parity_max_abs"] <= 5e-3
+    built = cli("build", model, "-t", "llvm-cpu-host", *schemes, "--smoke", "--tag", "rounded", "--format", "json")
+    tag = built.ok().json()[0]["tag"]
+    facts = cli("inspect", tag, "--format", "json").ok().json()["facts"]
+    found = {}
+    for document in built.json()[0]["variants"]:
+        name = document["identity"]["variant_id"]
+        metrics = {row["metric"]: row["value"] for row in document["quality"]}
+        found[name.partition("/")[2]] = (metrics, facts[name]["parity_max_abs"])
+    return found
 
 
-def test_fp8_activations_are_refused_where_one_rounding_changes_all_that_follows(language: Cli) -> None:
-    refused = language("build", "./tiny-llama", "-t", "llvm-cpu-host", "-q", "fp8-dynamic", "--smoke", "--tag", "no")
-    assert refused.code == 3
-    assert "on the same quantised graph, at most 1.00e-01" in refused.stderr
-    assert "tiny-llama:no" not in str(language.tags())
+def test_fp8_activations_hold_a_parity_that_is_measured_on_their_own_reference(shared_mlp: Cli) -> None:
+    for metrics, bound in rounded(shared_mlp, "mlp").values():
+        assert metrics["cosine_mean"] > 0.99
+        assert 0 < metrics["parity_max_abs"] <= bound < 2e-2
+
+
+def test_a_language_model_with_fp8_activations_is_held_to_the_noise_of_its_reference(language: Cli) -> None:
+    for metrics, bound in rounded(language, "./tiny-llama").values():
+        assert metrics["kl_mean"] < 0.05
+        assert 0.01 < metrics["parity_max_abs"] <= bound < 2.5  # the artefact of one is 3.5 from the other's reference

@@ -15,23 +15,24 @@ from hwc.capture.golden import save_numbered
 from hwc.errors import StepError
 from hwc.measure import layers
 from hwc.pipeline import equivalence
+from hwc.quantise import scheme as schemes
 
 CLEAN = {"a": np.ones((3, 4), np.float32), "b": np.ones((3, 4), np.float32)}
 
 
-def outcome(name: str, tokens: Sequence[int], *, parity: float = 0.0, factor: float = 1.0) -> Any:
+def outcome(name: str, tokens: Sequence[int], *, parity: float = 0.0, bound: float = 1e-3) -> Any:
     """Return what equivalence reads of a variant that was built and checked."""
     target, scheme = name.split("/")
-    variant = SimpleNamespace(name=name, scheme=SimpleNamespace(name=scheme, parity_factor=factor), target=target)
+    variant = SimpleNamespace(name=name, scheme=schemes.find(scheme), target=target)
     check = {"greedy_tokens": list(tokens), "parity": {"max_abs": parity}}
-    return SimpleNamespace(variant=variant, parity_max_abs=1e-3 * factor, check=check)
+    return SimpleNamespace(variant=variant, parity_max_abs=bound, check=check)
 
 
 class Traces:
     """Stands in for the runs layer by layer; remembers which variants were run."""
 
-    def __init__(self, folder: Path, **changed: str) -> None:
-        self.folder, self.changed, self.ran = folder, changed, list[str]()
+    def __init__(self, folder: Path, *, by: float = 0.01, **changed: str) -> None:
+        self.folder, self.changed, self.ran, self.by = folder, changed, list[str](), by
 
     def __call__(self, variant: Any) -> Path:
         self.ran.append(variant.name)
@@ -40,7 +41,7 @@ class Traces:
         (out / layers.LAYERS).write_text('["a", "b"]')
         device = {**CLEAN}
         if (layer := self.changed.get(variant.target)) is not None:
-            device[layer] = device[layer] * np.float32(1.01)
+            device[layer] = device[layer] * np.float32(1 + self.by)
         save_numbered(out / layers.DEVICE, [device])
         save_numbered(out / layers.REFERENCE, [CLEAN])
         return out
@@ -82,12 +83,14 @@ def test_a_variant_past_its_parity_is_held_against_onnx_runtime(tmp_path: Path) 
 
 
 def test_a_scheme_that_rounds_activations_may_be_further_off_before_a_layer_is_named(tmp_path: Path) -> None:
-    inside = outcome("cpu/fp8-dynamic", [1], parity=0.05, factor=100.0)
+    inside = outcome("cpu/fp8-dynamic", [1], parity=0.05, bound=0.1)
     assert equivalence.verdicts([inside], Traces(tmp_path)) == []
-    beyond = outcome("cpu/fp8-dynamic", [1], parity=0.5, factor=100.0)
+    beyond = outcome("cpu/fp8-dynamic", [1], parity=0.5, bound=0.1)
     assert told(equivalence.verdicts([beyond], Traces(tmp_path))) == [("cpu/fp8-dynamic", "unjudged")]
-    one, other = outcome("cpu/fp8-dynamic", [1], factor=1.0), outcome("gpu/fp8-dynamic", [2], factor=1.0)
-    assert told(equivalence.verdicts([one, other], Traces(tmp_path, gpu="b"))) == [("gpu/fp8-dynamic", "missed")]
+    one, other = outcome("cpu/fp8-dynamic", [1]), outcome("gpu/fp8-dynamic", [2])
+    for by, outcome_told in ((0.02, "unjudged"), (0.2, "missed")):
+        traces = Traces(tmp_path, by=by, gpu="b")
+        assert told(equivalence.verdicts([one, other], traces)) == [("gpu/fp8-dynamic", outcome_told)]
 
 
 def test_a_run_that_fails_hides_nothing(tmp_path: Path) -> None:

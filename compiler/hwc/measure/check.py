@@ -39,11 +39,7 @@ def check(
     outputs = load_numbered(work / "outputs.npz")
     same_graph = load_numbered(reference / "expected.npz")
     floats = load_numbered(cases / "expected.npz")
-    by_bucket: dict[str, float] = {}
-    for case, left, right in zip(all_cases, outputs, same_graph, strict=True):
-        name = bucket_id(case.bucket)
-        difference = metrics.max_abs(of_items(case, left), of_items(case, right))
-        by_bucket[name] = max(by_bucket.get(name, 0.0), difference)
+    by_bucket = apart(all_cases, outputs, same_graph)
     measured = metrics.evaluate(
         evaluation.evaluator, folder, by_item(all_cases, outputs), by_item(all_cases, floats)
     )
@@ -59,6 +55,18 @@ def check(
         "memory": {key: value for key, value in report.items() if key.endswith("_bytes")},
         "load_s": report["load_s"],
     }
+
+
+def apart(
+    cases: Sequence[Case], ones: Sequence[Mapping[str, np.ndarray]], others: Sequence[Mapping[str, np.ndarray]]
+) -> dict[str, float]:
+    """Return bucket to the largest absolute difference of two runs of the cases, padding left out."""
+    by_bucket: dict[str, float] = {}
+    for case, one, other in zip(cases, ones, others, strict=True):
+        name = bucket_id(case.bucket)
+        difference = metrics.max_abs(of_items(case, one), of_items(case, other))
+        by_bucket[name] = max(by_bucket.get(name, 0.0), difference)
+    return by_bucket
 
 
 def of_items(case: Case, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -71,7 +71,8 @@ def _judged(variant: VariantPlan, told: str, streams: Callable[[], list[layers.S
         return Verdict(variant=variant.name, gate=GATE, outcome="unjudged", told=told)
     tokens = min(len(next(iter(stream.values()))) for stream in (one, other))
     one, other = ({name: values[:tokens] for name, values in stream.items()} for stream in (one, other))
-    parting = layers.first_parting(one, other, parts_at=layers.PARTS_AT * variant.scheme.parity_factor)
+    parts_at = layers.ROUNDED_PARTS_AT if variant.scheme.rounds_activations else layers.PARTS_AT
+    parting = layers.first_parting(one, other, parts_at=parts_at)
     if parting is None:
         furthest = f"no layer is further off than {layers.furthest(one, other):.1e}"
         return Verdict(variant=variant.name, gate=GATE, outcome="unjudged", told=f"{told}, but {furthest}")

@@ -18,9 +18,11 @@ from hwc.bundle.manifest import content_sha256
 from hwc.bundle.serving import Serving, to_document
 from hwc.capture.calls import DOMAINS
 from hwc.capture.greedy import LOGITS, TOKENS
+from hwc.measure import noise
 from hwc.pipeline.plan import Plan, VariantPlan
 from hwc.pipeline.step import tool_version
 from hwc.pipeline.store import Artifact
+from hwc.program import device_facts
 from hwc.quantise.encode import archives_in
 from hwc.spec.model import Gates
 from hwc.spec.prices import PriceTable
@@ -45,7 +47,7 @@ class Outcome:
             name: done[step.key].path
             for name, step in {
                 "capture": variant.capture, "simplify": variant.simplify, "cases": variant.cases,
-                "reference": variant.reference, "nearest": variant.nearest,
+                "reference": variant.reference, "nearest": variant.nearest, "noise": variant.noise,
                 "encode": variant.encode, "lower": variant.lower, "check": variant.check, "profile": variant.profile,
             }.items()
             if step is not None and step.key in done
@@ -74,7 +76,7 @@ class Outcome:
     @property
     def parity_max_abs(self) -> float:
         """Largest difference allowed to ONNX Runtime on the same quantised graph."""
-        return self.spec.parity_max_abs * self.variant.scheme.parity_factor
+        return max(self.spec.parity_max_abs, noise.bound(self.path["noise"]) if "noise" in self.path else 0.0)
 
     @property
     def measured_utc(self) -> str | None:
@@ -112,7 +114,7 @@ class Outcome:
             },
             "target": target.spec.model_dump(mode="json", exclude_none=True),
             "target_sha256": digest.of_json(target.spec.model_dump(mode="json")),
-            "device": {**asdict(target.device), "isa_features": list(target.device.isa_features)},
+            "device": device_facts(target.device),
             "scheme": asdict(self.variant.scheme),
             "audit": self.audit,
             "capture": _read(self.path["capture"], "capture.json"),

@@ -11,7 +11,7 @@ from hwc.capture.source import Located
 from hwc.errors import UsageError
 from hwc.pipeline import stages
 from hwc.pipeline.step import Step, make_step
-from hwc.program import Device
+from hwc.program import Device, device_facts
 from hwc.quantise.scheme import Scheme
 from hwc.quantise.sensitivity import Question
 from hwc.spec.model import Bucket, ModelSpec, PythonSource
@@ -62,6 +62,8 @@ class VariantPlan:
     reference: Step | None
     nearest: Step | None
     """Answers of the scheme's twin that rounds to nearest, against which a language model's calibration is judged."""
+    noise: Step | None
+    """How far the reference lies from itself, where the scheme rounds activations."""
     quantise: Step
     encode: Step
     lower: Step
@@ -94,8 +96,8 @@ class Plan:
 
         for variant in self.variants:
             made = (
-                variant.lower, variant.encode, variant.cases, variant.reference, variant.nearest, variant.check,
-                variant.profile,
+                variant.lower, variant.encode, variant.cases, variant.reference, variant.nearest, variant.noise,
+                variant.check, variant.profile,
             )
             for step in made:
                 if step is not None:
@@ -266,7 +268,7 @@ def _variant(front: _Front, target: ResolvedTarget, scheme: Scheme) -> VariantPl
         {
             "spec": shapes,
             "encodings": encodings,
-            "lowering": target.spec.lowering.model_dump(mode="json", exclude_defaults=True),
+            "lowering": target.spec.code().model_dump(mode="json", exclude_defaults=True),
         },
         {"simplify": simplify, "quantise": quantise},
         front.local,
@@ -282,6 +284,7 @@ def _variant(front: _Front, target: ResolvedTarget, scheme: Scheme) -> VariantPl
     return VariantPlan(
         target=target, scheme=scheme, buckets=buckets, capture=capture, simplify=simplify, cases=cases,
         reference=reference.get("reference"), nearest=nearest.get("nearest"),
+        noise=_noise(front, scheme, reference.get("reference")),
         quantise=quantise, encode=encode, lower=lower, check=check, profile=profile,
     )
 
@@ -309,6 +312,13 @@ def _reference(
     return {"reference": make_step(stages.REFERENCE, label, {"spec": shapes}, inputs, front.local)}
 
 
+def _noise(front: _Front, scheme: Scheme, reference: Step | None) -> Step | None:
+    if reference is None or not scheme.rounds_activations:
+        return None
+    inputs = {**reference.inputs, "reference": reference}
+    return make_step(stages.NOISE, f"noise of {front.spec.name} {scheme.name}", reference.params, inputs, front.local)
+
+
 def _nearest(
     front: _Front, scheme: Scheme, shapes: dict[str, Any], simplify: Step, cases: Step
 ) -> dict[str, Step]:
@@ -324,7 +334,7 @@ def _nearest(
 
 def _on(target: ResolvedTarget, front: _Front) -> dict[str, Any]:
     return {
-        "device": asdict(target.device),
+        "device": device_facts(target.device),
         "device_name": target.device_name,
         "machine": front.setting.machine_fingerprint,
     }

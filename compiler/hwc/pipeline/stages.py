@@ -13,15 +13,16 @@ from typing import Any
 
 from hwc import onnx_io
 from hwc.capture import calls, capture, golden, greedy, reduced, simplify, state, windows
+from hwc.capture.reduced import Reduced
 from hwc.capture.source import Located
 from hwc.capture.windows import Window
 from hwc.errors import InternalError, UsageError
 from hwc.formats import Format
 from hwc.job import Job
 from hwc.lower import iree, lower
-from hwc.measure import check, layers, profile, score
+from hwc.measure import check, language, layers, noise, profile, score
 from hwc.pipeline.step import Stage
-from hwc.program import Device, Program, Slice, functions_from
+from hwc.program import Device, Program, Slice, device_from, functions_from
 from hwc.quantise import codes, encode, quantise, sensitivity
 from hwc.quantise.graph import apply, onnx_tensors
 from hwc.quantise.scheme import Scheme, from_params
@@ -150,15 +151,19 @@ def _reference(job: Job) -> None:
     if spec.generation is not None:
         _language_reference(job, spec)
         return
-    graphs = {
-        name: lower.reference_graph(job.inputs["simplify"], job.inputs["quantise"], bucket)
-        for name, bucket in ((bucket_id(bucket), bucket) for bucket in spec.buckets)
-    }
-    weights = _quantised_weights(job)
+    graphs = _reference_graphs(job, spec)
     cases = golden.load_cases(job.inputs["cases"])
-    golden.save_numbered(job.out / "expected.npz", golden.run_reference(graphs, weights, cases, spec.outputs))
+    expected = golden.run_reference(graphs, _quantised_weights(job), cases, spec.outputs)
+    golden.save_numbered(job.out / "expected.npz", expected)
     for name, graph in graphs.items():
         onnx_io.save(graph, job.out / f"{name}.onnx")
+
+
+def _reference_graphs(job: Job, spec: ModelSpec) -> dict[str, Any]:
+    return {
+        bucket_id(bucket): lower.reference_graph(job.inputs["simplify"], job.inputs["quantise"], bucket)
+        for bucket in spec.buckets
+    }
 
 
 def _quantised_weights(job: Job) -> dict[str, Any]:
@@ -171,13 +176,28 @@ def _quantised_weights(job: Job) -> dict[str, Any]:
 
 
 def _language_reference(job: Job, spec: ModelSpec) -> None:
+    reduced.save(job.out / "expected.npz", _language_answers(job, spec, _quantised_weights(job)))
+
+
+def _language_answers(job: Job, spec: ModelSpec, weights: dict[str, Any]) -> Reduced:
     """Answer the calls in ONNX Runtime on the quantised graph, read at the float model's likeliest tokens."""
     graph = onnx_io.load_graph(job.inputs["capture"] / "graph.onnx")
     graph = apply(quantise.read_layers(job.inputs["quantise"]), graph, where="graph.onnx")
     cases = golden.load_cases(job.inputs["cases"])
-    answered = calls.answers(graph, _quantised_weights(job), spec, cases)
     floats = reduced.load(job.inputs["cases"] / "expected.npz")
-    reduced.save(job.out / "expected.npz", calls.reduce(cases, answered, floats))
+    return calls.reduce(cases, calls.answers(graph, weights, spec, cases), floats)
+
+
+def _noise(job: Job) -> None:
+    spec, weights = _spec(job), noise.moved(_quantised_weights(job))
+    answered = job.inputs["reference"] / "expected.npz"
+    if spec.generation is not None:
+        found = language.parity(reduced.load(answered), _language_answers(job, spec, weights))
+    else:
+        cases = golden.load_cases(job.inputs["cases"])
+        results = golden.run_reference(_reference_graphs(job, spec), weights, cases, spec.outputs)
+        found = max(check.apart(cases, results, golden.load_numbered(answered)).values())
+    noise.write(found, job.out)
 
 
 def _encode(job: Job) -> None:
@@ -209,7 +229,7 @@ def program(encoded: Path, lowered: Path, device: Device) -> Program:
 
 
 def _device(job: Job) -> Device:
-    return Device(**{**job.params["device"], "isa_features": tuple(job.params["device"]["isa_features"])})
+    return device_from(job.params["device"])
 
 
 def _program(job: Job) -> Program:
@@ -288,6 +308,8 @@ SENSITIVITY = Stage(
     name="sensitivity", version=1, tools=("ml-dtypes", "onnxruntime", "numpy"), function=_sensitivity
 )
 REFERENCE = Stage(name="reference", version=3, tools=("onnx", "onnxruntime"), function=_reference)
+NOISE = Stage(name="noise", version=1, tools=("onnx", "onnxruntime"), function=_noise)
+"""Planned only where activations are rounded: how far the reference lies from itself."""
 ENCODE = Stage(name="encode", version=4, tools=("iree-base-runtime", "onnx"), function=_encode)
 LOWER = Stage(name="lower", version=4, tools=("iree-base-compiler", "onnx"), function=_lower)
 CHECK = Stage(name="check", version=4, tools=("iree-base-runtime",), function=_check)
@@ -300,6 +322,7 @@ LAYERS = Stage(
 STAGES = {
     stage.name: stage
     for stage in (
-        CAPTURE, SIMPLIFY, CASES, CALIBRATION, SENSITIVITY, QUANTISE, REFERENCE, ENCODE, LOWER, CHECK, PROFILE, LAYERS,
+        CAPTURE, SIMPLIFY, CASES, CALIBRATION, SENSITIVITY, QUANTISE, REFERENCE, NOISE, ENCODE, LOWER, CHECK, PROFILE,
+        LAYERS,
     )
 }

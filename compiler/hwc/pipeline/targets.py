@@ -24,7 +24,7 @@ from hwc.spec.target import TargetSpec
 def resolve(target: TargetSpec, home: Path) -> ResolvedTarget:
     """Fill in what is detected; raise MachineError if the host's CPU cannot be told."""
     lowering = target.lowering
-    if lowering.cpu == "host":
+    if lowering is not None and lowering.cpu == "host":
         host = host_cpu(home)
         lowering = lowering.model_copy(update={"cpu": host.name, "cpu_features": host.features})
     resolved = target.model_copy(update={"lowering": lowering})
@@ -40,16 +40,16 @@ def resolve(target: TargetSpec, home: Path) -> ResolvedTarget:
 
 def architecture(target: TargetSpec) -> str:
     """Return the instruction set CPU code is for: the triple's, or this machine's; empty for other code."""
-    if target.lowering.backend != "llvm-cpu":
+    if target.lowering is None or target.lowering.backend != "llvm-cpu":
         return ""
     return target.lowering.triple.partition("-")[0] or platform.machine()
 
 
 def required_features(target: TargetSpec, home: Path) -> tuple[str, ...]:
     """Return the CPU features the code may use: the descriptor's own and those its CPU name implies."""
-    if target.lowering.backend != "llvm-cpu":
-        return ()
     lowering = target.lowering
+    if lowering is None or lowering.backend != "llvm-cpu":
+        return ()
     name = digest.of_json([lowering.cpu, lowering.triple, list(lowering.cpu_features)])
     return _cached(home, name, lambda work: iree.probe_cpu(compiler_flags(lowering), work).features)
 

@@ -25,9 +25,6 @@ EMBEDDINGS: Mapping[str, Format | None] = {
     "int4": Format(kind="int4", group_size=32),
 }
 """What may be stored for tables of embeddings and for the head; rounded to nearest, whatever the scheme."""
-ROUNDED_PARITY = 100.0
-"""An activation in the middle of two E4M3 values falls to either side by the last bit of float32, and then is 6 % off:
-differences that sums in another order make are no longer of the size of float32's last bits."""
 MIN_BITS, MAX_BITS = 4.5, 8.5
 """What a budget may ask for: all linears in int4, to all in int8, in groups of 32."""
 
@@ -63,10 +60,9 @@ class Scheme:
         return self.linears is None
 
     @property
-    def parity_factor(self) -> float:
-        """By how much more two runs of the same graph may differ than where activations stay in float."""
-        rounds = self.linears is not None and self.linears.activations != "float"
-        return ROUNDED_PARITY if rounds else 1.0
+    def rounds_activations(self) -> bool:
+        """Whether values between layers are rounded too."""
+        return self.linears is not None and self.linears.activations != "float"
 
     @property
     def formats(self) -> dict[str, Format | None]:

@@ -111,7 +111,7 @@ def _shape(language: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _target(found: Findings) -> Target:
-    lowering, execution = found.target.lowering, found.target.execution
+    lowering, execution = found.target.code(), found.target.execution
     return Target(
         kind=found.target.kind,
         device=execution.speaks_for or found.target.title,

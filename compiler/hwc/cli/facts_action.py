@@ -62,7 +62,7 @@ def targets_list(format: str) -> None:
         resolved = resolve(find_target(project, name), project.home)
         rows.append(
             {
-                "name": name, "title": resolved.spec.title, "backend": resolved.spec.lowering.backend,
+                "name": name, "title": resolved.spec.title, "backend": resolved.spec.lowering.backend if resolved.spec.lowering else "–",
                 "hardware": resolved.spec.hardware_status, "runs_here": resolved.device_name or "no",
             }
         )

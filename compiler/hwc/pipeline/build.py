@@ -29,6 +29,7 @@ from hwc.pipeline.store import Store
 from hwc.quantise import scheme as schemes
 from hwc.spec.model import ModelSpec
 from hwc.spec.project import Found, Project, find_prices, find_target
+from hwc.spec.target import TargetSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +70,8 @@ class Built:
 def plan_build(project: Project, request: Request) -> Plan:
     """Resolve targets and source and plan the steps; touches no network and runs no stage."""
     _refuse_unknown_gates(request.found.spec)
-    targets = [resolving.resolve(find_target(project, name), project.home) for name in request.targets]
+    wanted = [_buildable(find_target(project, name)) for name in request.targets]
+    targets = [resolving.resolve(target, project.home) for target in wanted]
     setting = Setting(
         machine_fingerprint=machine.describe().fingerprint,
         method=asdict(Method()),
@@ -79,6 +81,18 @@ def plan_build(project: Project, request: Request) -> Plan:
     )
     located = locate(request.found.spec.source, request.found.folder)
     return make_plan(request.found, located, targets, [schemes.find(name) for name in request.schemes], setting)
+
+
+def _buildable(target: TargetSpec) -> TargetSpec:
+    """Return a target that code can be made for; raise UsageError, with its own reason, for any other."""
+    target.code()
+    if target.made == "hand-over":
+        raise UsageError(
+            f"`{target.name}` is compiled elsewhere: {target.not_built}",
+            where=f"targets/{target.name}.toml [vendor] hand_over",
+            hint=f"`hwc targets show {target.name}` shows what is known of it; predictions need no compiler",
+        )
+    return target
 
 
 def _refuse_unknown_gates(spec: ModelSpec) -> None:

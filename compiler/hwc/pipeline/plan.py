@@ -279,7 +279,7 @@ def _variant(front: _Front, target: ResolvedTarget, scheme: Scheme) -> VariantPl
     check, profile = None, None
     if target.device_name:
         check = _check(front, target, name, shapes, {**parts, **reference, **nearest})
-        if front.setting.profile:
+        if front.setting.profile and target.device.emulator is None:  # an emulator's time is no chip's
             profile = _profile(front, target, name, {**parts, "check": check})
     return VariantPlan(
         target=target, scheme=scheme, buckets=buckets, capture=capture, simplify=simplify, cases=cases,

@@ -12,12 +12,12 @@ from pathlib import Path
 from hwc import child, digest, machine
 from hwc.errors import MachineError
 from hwc.files import write_atomic
-from hwc.lower import iree
+from hwc.lower import emulator_tools, iree, tiles
 from hwc.lower.flags import HOST_FLAGS, compiler_flags
 from hwc.measure.dispatches import tool_path
 from hwc.pipeline.plan import ResolvedTarget
 from hwc.pipeline.step import tool_version
-from hwc.program import Device
+from hwc.program import Device, EmulatedChip
 from hwc.spec.target import TargetSpec
 
 
@@ -27,12 +27,13 @@ def resolve(target: TargetSpec, home: Path) -> ResolvedTarget:
     if lowering is not None and lowering.cpu == "host":
         host = host_cpu(home)
         lowering = lowering.model_copy(update={"cpu": host.name, "cpu_features": host.features})
-    resolved = target.model_copy(update={"lowering": lowering})
+    resolved = target.model_copy(update={"lowering": tiles.derived(lowering, target.hardware)})
     device = Device(
         driver=target.execution.driver,
         device_match=target.execution.device_match,
         isa_features=required_features(resolved, home),
         architecture=architecture(resolved),
+        emulator=_emulated(resolved),
     )
     name, reason = available(device)
     return ResolvedTarget(spec=resolved, device=device, device_name=name, absent_reason=reason)
@@ -68,6 +69,8 @@ def available(device: Device) -> tuple[str, str]:
     """Return the name of a matching device on this machine and ``""``; or ``""`` and why there is none."""
     if device.driver == "none":
         return "", "hwc does not run this target"
+    if device.emulator is not None:
+        return _emulator(device.emulator)
     if device.driver.startswith("local"):
         try:
             machine.require_cpu(device.architecture, device.isa_features)
@@ -79,6 +82,23 @@ def available(device: Device) -> tuple[str, str]:
     if chosen is None:
         return "", f"no {device.driver} device on this machine matches {device.device_match}"
     return names[chosen], ""
+
+
+def _emulated(target: TargetSpec) -> EmulatedChip | None:
+    told = target.execution.emulator
+    if told is None:
+        return None
+    return EmulatedChip(
+        program=told.program, cpu=told.cpu, min_version=told.min_version, format=target.lowering.format
+    )
+
+
+def _emulator(chip: EmulatedChip) -> tuple[str, str]:
+    try:
+        _, version = emulator_tools.require(chip)
+    except MachineError as error:
+        return "", f"{error.what}; {error.hint}"
+    return f"{chip.program} {version}, {chip.cpu}", ""
 
 
 def devices(driver: str) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from hwc.errors import UsageError
 from hwc.spec.figure import Spread, covered, leaves
 from hwc.spec.hardware import Hardware
 from hwc.spec.legality import Emulator, FormatRule, LegalityRule, Placement, Vendor, VendorKernel
@@ -25,6 +26,8 @@ def _compiled(text: str) -> str:
 Pattern = Annotated[str, AfterValidator(_compiled)]
 OptLevel = Literal["O0", "O1", "O2", "O3"]
 SourceKind = Literal["datasheet", "measured", "estimated", "assumed"]
+Made = Literal["build", "hand-over", "prediction"]
+"""``build``: an artefact; ``hand-over``: sources for a compiler that is elsewhere; ``prediction``: figures alone."""
 
 
 class Lowering(Record):
@@ -109,9 +112,12 @@ class TargetSpec(Record):
     title: str
     kind: Literal["cpu", "gpu", "asic"]
     hardware_status: Literal["available", "software", "emulated", "hypothetical"]
-    lowering: Lowering
+    lowering: Lowering | None = None
+    """Absent where no compiler here makes code for the device: hwc then predicts for it, and builds nothing."""
+    not_built: str = ""
+    """Why nothing is built for it; needed where [lowering] is absent or ``vendor.hand_over`` is set."""
     execution: Execution
-    encoding: dict[str, str]
+    encoding: dict[str, str] = Field(default_factory=dict)
     """Quantised kind (``int4``, ``fp8``) to the encoding of its packed weights; see quantise/encodings.py."""
     formats: dict[Literal["int4", "int8", "fp8"], FormatRule] = Field(default_factory=dict)
     """Which forms of a quantised kind the packing holds; a kind without an entry may have any."""
@@ -126,6 +132,35 @@ class TargetSpec(Record):
     """Entry in the price table; empty means that no cost is told."""
     sources: dict[str, FigureSource] = Field(default_factory=dict)
     """Dotted key of a figure, or of a table above it, to where it comes from."""
+
+    @property
+    def made(self) -> Made:
+        """Return what hwc makes for the device: a build, sources for its vendor's compiler, or a prediction alone."""
+        if self.lowering is None:
+            return "prediction"
+        return "hand-over" if self.vendor.hand_over else "build"
+
+    def code(self) -> Lowering:
+        """Return how code is made for the device; raise UsageError where nothing here makes any."""
+        if self.lowering is None:
+            raise UsageError(
+                f"nothing can be compiled for `{self.name}`: {self.not_built}",
+                where=f"targets/{self.name}.toml has no [lowering]",
+                hint=f"`hwc targets show {self.name}` shows what is known of it; predictions need no compiler",
+            )
+        return self.lowering
+
+    @model_validator(mode="after")
+    def _buildable(self) -> TargetSpec:
+        """Hold a device to either a way to make code for it, or the reason why there is none."""
+        if self.made != "build" and not self.not_built:
+            missing = "[lowering]" if self.lowering is None else "the vendor's compiler (`vendor.hand_over`)"
+            raise ValueError(f"`not_built` has to say why nothing is built without {missing}")
+        if self.made == "build" and self.not_built:
+            raise ValueError("`not_built` is for a device without [lowering], or with `vendor.hand_over`")
+        if self.lowering is None and self.execution.driver != "none":
+            raise ValueError(f"`execution.driver` = {self.execution.driver!r} has nothing to run without [lowering]")
+        return self
 
     @model_validator(mode="after")
     def _sourced(self) -> TargetSpec:

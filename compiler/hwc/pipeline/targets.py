@@ -27,7 +27,9 @@ def resolve(target: TargetSpec, home: Path) -> ResolvedTarget:
     if lowering is not None and lowering.cpu == "host":
         host = host_cpu(home)
         lowering = lowering.model_copy(update={"cpu": host.name, "cpu_features": host.features})
-    resolved = target.model_copy(update={"lowering": tiles.derived(lowering, target.hardware)})
+    if lowering is not None:
+        lowering = tiles.derived(lowering, target.hardware)
+    resolved = target.model_copy(update={"lowering": lowering})
     device = Device(
         driver=target.execution.driver,
         device_match=target.execution.device_match,
@@ -89,7 +91,7 @@ def _emulated(target: TargetSpec) -> EmulatedChip | None:
     if told is None:
         return None
     return EmulatedChip(
-        program=told.program, cpu=told.cpu, min_version=told.min_version, format=target.lowering.format
+        program=told.program, cpu=told.cpu, min_version=told.min_version, format=target.code().format
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,19 @@ class Function:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EmulatedChip:
+    """A chip whose code an emulator executes, instruction by instruction."""
+
+    program: str
+    """User-mode emulator: ``qemu-riscv64``."""
+    cpu: str
+    """The emulator's model of the chip's core: ``rv64,v=true,vlen=256``."""
+    min_version: str = ""
+    format: str = ""
+    """The chip's own name for its executables; empty: the compiler's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """The device an artefact runs on, and what it asks of it."""
 
@@ -47,6 +61,7 @@ class Device:
     architecture: str = ""
     """``x86_64``, ``aarch64``, … for CPU code; empty otherwise."""
     threads: int = 1
+    emulator: EmulatedChip | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +86,26 @@ def from_json(text: str) -> Program:
         code=_slice(raw["code"]),
         parameters=tuple(_slice(entry) for entry in raw["parameters"]),
         functions=functions_from(raw["functions"]),
-        device=Device(**{**raw["device"], "isa_features": tuple(raw["device"]["isa_features"])}),
+        device=device_from(raw["device"]),
+    )
+
+
+def device_facts(device: Device) -> dict[str, Any]:
+    """Return a device as JSON values; what only an emulated chip has is left out of any other's."""
+    facts = {**asdict(device), "isa_features": list(device.isa_features)}
+    if device.emulator is None:
+        del facts["emulator"]
+    return facts
+
+
+def device_from(raw: Mapping[str, Any]) -> Device:
+    """Read a device from its JSON form; raise KeyError or TypeError if it is not one."""
+    emulator = raw.get("emulator")
+    return Device(
+        **{
+            **raw, "isa_features": tuple(raw["isa_features"]),
+            "emulator": EmulatedChip(**emulator) if emulator is not None else None,
+        }
     )
 
 

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from hwc.bundle.open import Blob, Variant
 from hwc.errors import IntegrityError
-from hwc.program import Device, Program, Slice, functions_from
+from hwc.program import Program, Slice, device_from, functions_from
 
 
 def program_of(variant: Variant) -> Program:
     """Return what a session needs; raise IntegrityError if the variant's facts do not describe a program."""
     try:
-        device: dict[str, Any] = dict(variant.facts["device"])
+        device = device_from(variant.facts["device"])
         functions = functions_from(variant.facts["lower"]["functions"])
-        device["isa_features"] = tuple(device["isa_features"])
         weights = [variant.files[role] for role in sorted(variant.files) if role.startswith("weights/")]
         return Program(
             code=_slice(variant.files["code/module.vmfb"]),
             parameters=tuple(_slice(blob) for blob in weights),
             functions=functions,
-            device=Device(**device),
+            device=device,
         )
     except (KeyError, TypeError) as error:
         raise IntegrityError(f"the variant's facts do not describe a program: {error}", where=variant.name) from error

@@ -38,8 +38,13 @@ def _device_flags(lowering: Lowering) -> list[str]:
     if lowering.backend == "llvm-cpu":
         flags.append(f"--iree-llvmcpu-target-cpu={lowering.cpu}")
         flags += [f"--iree-llvmcpu-target-triple={lowering.triple}"] if lowering.triple else []
+        flags += [f"--iree-llvmcpu-target-abi={lowering.abi}"] if lowering.abi else []
         if lowering.cpu_features:
             flags.append(f"--iree-llvmcpu-target-cpu-features={','.join(lowering.cpu_features)}")
         if lowering.stack_limit_bytes:
             flags.append(f"--iree-llvmcpu-stack-allocation-limit={lowering.stack_limit_bytes}")
+        if lowering.distribution_tile:
+            flags.append(f"--iree-llvmcpu-distribution-size={lowering.distribution_tile}")
+        if lowering.matmul_tile_bytes:
+            flags.append(f"--iree-llvmcpu-matmul-tile-bytes={lowering.matmul_tile_bytes}")
     return flags

@@ -16,11 +16,13 @@ from hwc.errors import InternalError, StepError
 from hwc.formats import Kind
 from hwc.lower import exact, iree, isa
 from hwc.lower.flags import compiler_flags
+from hwc.lower.opened import Opened
 from hwc.lower.passes.executable_target import name_executables
 from hwc.lower.passes.kept_state import KeptTensor, keep_state
-from hwc.lower.passes.linears import rewrite_linears
+from hwc.lower.passes.linears import generated, rewrite_linears
 from hwc.lower.passes.merge import merge_buckets
 from hwc.lower.passes.widen_halves import widen_halves
+from hwc.lower.vendor import Door
 from hwc.program import Function, Port
 from hwc.quantise import graph as quantised_graph
 from hwc.quantise.quantise import read_layers
@@ -44,27 +46,36 @@ def lower(
     quantised: Path,
     limits: iree.Limits,
     out: Path,
+    door: Door | None = None,
 ) -> None:
-    """Write ``module.vmfb``, ``lower.json`` and ``iree-compile.log``.
+    """Write ``module.vmfb``, ``lower.json`` and ``iree-compile.log``; what ``door`` has takes part.
 
     Raises StepError naming the ONNX node and its source module if the compiler refuses it.
     """
     work = out / "work"
     work.mkdir()
+    opened = Opened(door, lowering, work) if door is not None else None
     models = {bucket_id(bucket): reference_graph(graphs, quantised, bucket) for bucket in buckets}
     texts: dict[str, str] = {}
     matched: dict[str, int] = {}
     for name, model in models.items():
         texts[name], matched[name] = static_text(
-            model, lowering, encodings, name=name, quantised=quantised, work=work, limits=limits
+            model, lowering, encodings, name=name, quantised=quantised, work=work, limits=limits, opened=opened
         )
     flags = compiler_flags(lowering, quantised=bool(read_layers(quantised)))
     module = _for_chip(merge_buckets(texts), lowering, flags, work)
+    programs: tuple[Path, ...] = ()
+    if opened is not None:
+        module, flags, programs = opened.declared(module), (*flags, *opened.flags), opened.programs
     try:
-        artefact, outcome = iree.compile_module(module, flags, work=work, limits=limits)
+        artefact, outcome = iree.compile_module(module, flags, work=work, limits=limits, programs=programs)
     except iree.CompileFailed as failure:
+        if opened is not None:
+            opened.failed()
         raise _explain(failure, models) from failure
     finally:
+        if opened is not None:
+            opened.keep_log(out)
         if (work / "iree-compile.log").is_file():
             shutil.copyfile(work / "iree-compile.log", out / "iree-compile.log")
     made = isa.executables(artefact.read_bytes(), where=lowering.triple)
@@ -78,6 +89,7 @@ def lower(
         "rewritten_linears": matched,
         "parameters": sorted(set(re.findall(rf'parameter\.named<"{SCOPE}"::"([^"]+)">', module))),
         **({"executables": [isa.facts(one) for one in made]} if made else {}),
+        **(opened.facts((out / "module.vmfb").read_bytes(), out) if opened is not None else {}),
     }
     (out / "lower.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
     volatile = {"compile_wall_s": outcome.wall_s, "compile_peak_rss_bytes": outcome.peak_rss_bytes}
@@ -92,12 +104,13 @@ def reference_graph(graphs: Path, quantised: Path, bucket: Bucket) -> onnx.Model
 
 
 def static_text(
-    model: onnx.ModelProto, lowering: Lowering, encodings: Mapping[Kind, str], *, name: str, quantised: Path, work: Path,
-    limits: iree.Limits,
+    model: onnx.ModelProto, lowering: Lowering, encodings: Mapping[Kind, str], *, name: str, quantised: Path,
+    work: Path, limits: iree.Limits, opened: Opened | None = None,
 ) -> tuple[str, int]:
     """Return one bucket's module as it is compiled, and how many of its linears were rewritten to their encoding.
 
-    ``model`` is the bucket's reference graph, which is changed; ``name`` that of files in ``work``.
+    ``model`` is the bucket's reference graph, which is changed; ``name`` that of files in ``work``. With an ``opened``
+    door, linears become calls of its kernels.
     """
     model.graph.name = "main_graph"
     exact.spell_out(model)
@@ -105,7 +118,8 @@ def static_text(
     weights = len(onnx_io.weight_names(model))
     first_weight = len(model.graph.input) - weights if weights else None
     text = iree.import_graph(work / f"{name}.onnx", inputs=first_weight, work=work, limits=limits)
-    text, matched = _rewritten(keep_state(text, _kept(model)), encodings, quantised)
+    text, matched = _rewritten(keep_state(text, _kept(model)), encodings, quantised, name, opened)
+    text = opened.plain(name, text) if opened is not None else text
     return widen_halves(text) if lowering.widen_halves else text, matched
 
 
@@ -117,13 +131,16 @@ def _for_chip(module: str, lowering: Lowering, flags: tuple[str, ...], work: Pat
     return name_executables(module, target, lowering.format, lowering.attributes)
 
 
-def _rewritten(text: str, encodings: Mapping[Kind, str], quantised: Path) -> tuple[str, int]:
+def _rewritten(
+    text: str, encodings: Mapping[Kind, str], quantised: Path, function: str, opened: Opened | None
+) -> tuple[str, int]:
     expected = {linear.layer for linear in read_layers(quantised)}
     if not expected:
         return text, 0
     told = ", ".join(encodings.values())
     try:
-        result = rewrite_linears(text, encodings=encodings, scope=SCOPE)
+        choose = opened.door.chosen if opened is not None else generated
+        result = rewrite_linears(text, encodings=encodings, scope=SCOPE, choose=choose)
     except ValueError as error:
         raise StepError(
             f"{told} cannot hold this model: {error}",
@@ -131,6 +148,8 @@ def _rewritten(text: str, encodings: Mapping[Kind, str], quantised: Path) -> tup
         ) from error
     if missing := expected - result.layers:
         raise InternalError(f"{told}: {len(missing)} of {len(expected)} layers were not matched", where=min(missing))
+    if opened is not None:
+        opened.note(function, result.seen)
     return result.mlir, result.matched
 
 

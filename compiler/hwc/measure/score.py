@@ -9,6 +9,7 @@ from typing import Any
 
 from hwc.capture import calls, greedy, reduced
 from hwc.capture.reduced import Reduced
+from hwc.measure import check as checking
 from hwc.measure import language
 from hwc.measure.clustered import Estimate
 from hwc.program import Program
@@ -66,8 +67,7 @@ def check(
         },
         "quality": {"evaluator": "language", **_told(estimates), **_references(evaluation)},
         "greedy_tokens": tokens,
-        "memory": {key: value for key, value in report.items() if key.endswith("_bytes")},
-        "load_s": report["load_s"],
+        **checking.process_facts(report),
     }
 
 

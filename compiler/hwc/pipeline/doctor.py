@@ -24,6 +24,7 @@ DRIVER_ADVICE = {
     "vulkan": "needs such a GPU and its Vulkan driver",
     "cuda": "needs an NVIDIA GPU and its driver (libcuda.so)",
     "hip": "needs an AMD GPU and ROCm",
+    "emulated": "tools/install-debian.sh installs the emulator",
     "none": "hwc has no runtime for it: hwc export dir, and run it on its own machine",
     "local-sync": "hwc check and hwc profile verify it on a machine that has it",
     "local-task": "hwc check and hwc profile verify it on a machine that has it",

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from hwc.capture.source import Located
 from hwc.errors import UsageError
+from hwc.formats import Kind
+from hwc.lower import vendor
 from hwc.pipeline import stages
 from hwc.pipeline.step import Step, make_step
 from hwc.program import Device, device_facts
@@ -34,6 +37,8 @@ class ResolvedTarget:
     device_name: str
     """Name of the matching device on this machine; empty if there is none."""
     absent_reason: str = ""
+    folder: Path | None = None
+    """Where its descriptor lies, beside which its vendor's kernels and tools lie."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,22 +267,12 @@ def _variant(front: _Front, target: ResolvedTarget, scheme: Scheme) -> VariantPl
         {"capture": capture, "quantise": quantise},
         front.local,
     )
-    lower = make_step(
-        stages.LOWER,
-        f"lower {name}",
-        {
-            "spec": shapes,
-            "encodings": encodings,
-            "lowering": target.spec.code().model_dump(mode="json", exclude_defaults=True),
-        },
-        {"simplify": simplify, "quantise": quantise},
-        front.local,
-    )
+    lower = _lower(front, target, name, {"spec": shapes, "encodings": encodings}, simplify, quantise)
     parts = {"encode": encode, "lower": lower, "cases": cases}
     reference = _reference(front, scheme, shapes, simplify, cases)
     nearest = _nearest(front, scheme, shapes, simplify, cases) if not device_only else {}
     check, profile = None, None
-    if target.device_name:
+    if target.device_name and target.spec.made == "build":
         check = _check(front, target, name, shapes, {**parts, **reference, **nearest})
         if front.setting.profile and target.device.emulator is None:  # an emulator's time is no chip's
             profile = _profile(front, target, name, {**parts, "check": check})
@@ -289,7 +284,18 @@ def _variant(front: _Front, target: ResolvedTarget, scheme: Scheme) -> VariantPl
     )
 
 
-def encodings_of(target: TargetSpec, scheme: Scheme) -> dict[str, str]:
+def _lower(
+    front: _Front, target: ResolvedTarget, name: str, params: dict[str, Any], simplify: Step, quantise: Step
+) -> Step:
+    told = vendor.params(target.spec, target.folder)
+    lowering = target.spec.code().model_dump(mode="json", exclude_defaults=True)
+    params = {**params, "lowering": lowering, **({"vendor": told} if told else {})}
+    local = {"target_folder": str(target.folder or ""), "vendor_timeout_s": str(target.spec.vendor.timeout_s)}
+    inputs = {"simplify": simplify, "quantise": quantise}
+    return make_step(stages.LOWER, f"lower {name}", params, inputs, {**front.local, **local})
+
+
+def encodings_of(target: TargetSpec, scheme: Scheme) -> dict[Kind, str]:
     """Return the encodings a target asks for; raise UsageError if its descriptor names none for a kind of codes."""
     for kind in scheme.kinds:
         if kind not in target.encoding:

@@ -67,6 +67,11 @@ def remeasure(
 def _one(project: Project, layout: Layout, bundle: Bundle, variant: Variant, work: Path, *, profile: bool) -> Row:
     variant.verify()
     program, facts = program_of(variant), variant.facts
+    if profile and program.device.emulator is not None:
+        raise UsageError(
+            "an emulated chip has no latency: the emulator's time says nothing about it", where=variant.name,
+            hint="`hwc check` runs it; its figures are predicted from the descriptor",
+        )
     evaluation = EvaluationSpec.model_validate(facts["evaluation"])
     _own_evaluator(evaluation.evaluator, facts.get("evaluator_sha256"))
     golden = copy_out(variant, "golden", work / "golden")

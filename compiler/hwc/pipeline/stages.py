@@ -19,7 +19,7 @@ from hwc.capture.windows import Window
 from hwc.errors import InternalError, UsageError
 from hwc.formats import Format
 from hwc.job import Job
-from hwc.lower import iree, lower
+from hwc.lower import iree, lower, vendor
 from hwc.measure import check, language, layers, noise, profile, score
 from hwc.pipeline.step import Stage
 from hwc.program import Device, Program, Slice, device_from, functions_from
@@ -214,6 +214,15 @@ def _lower(job: Job) -> None:
         quantised=job.inputs["quantise"],
         limits=iree.Limits(timeout_s=float(job.local["timeout_s"]), memory_bytes=int(job.local["memory_bytes"])),
         out=job.out,
+        door=_door(job),
+    )
+
+
+def _door(job: Job, *, whole: bool = True) -> vendor.Door | None:
+    """Return the kernels and tools that the target's vendor brings."""
+    return vendor.door(
+        job.params.get("vendor", {}), Path(job.local["target_folder"]), float(job.local["vendor_timeout_s"]),
+        whole=whole,
     )
 
 
@@ -275,6 +284,7 @@ def _layers(job: Job) -> None:
     graph = layers.lower_exposed(
         spec, Lowering.model_validate(job.params["lowering"]), job.params["encodings"], bucket=bucket,
         graphs=job.inputs["simplify"], quantised=job.inputs["quantise"], limits=limits, out=job.out,
+        door=_door(job, whole=False),
     )
     texts = layers.cases(ids, bucket, spec.generation.context_tokens)
     exposed = program(job.inputs["encode"], job.out, _device(job))

@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Any
 from hwc import machine
 from hwc.errors import IntegrityError, MachineError, UsageError
 from hwc.program import Device, Function, Program, Slice
+from hwc.runtime.emulated import Chip
 from hwc.runtime.parameters import load_index
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+EMULATING_DRIVER = "local-sync"
+"""The stock driver whose place an emulated chip takes: it makes one dispatch after another, whole."""
 
 
 def open_device(device: Device) -> Any:
@@ -22,13 +27,15 @@ def open_device(device: Device) -> Any:
     """
     import iree.runtime as rt
 
-    machine.require_cpu(device.architecture, device.isa_features)
+    if device.emulator is None:
+        machine.require_cpu(device.architecture, device.isa_features)
     if device.driver == "none":
         raise MachineError("this artefact is for a device that hwc does not run", hint="run it on its own machine")
     if device.driver == "local-task":
         rt.flags.parse_flags(f"--task_topology_group_count={device.threads}")
+    host = device.driver if device.emulator is None else EMULATING_DRIVER
     try:
-        driver = rt.get_driver(device.driver)
+        driver = rt.get_driver(host)
         rows = driver.query_available_devices()
     except (RuntimeError, ValueError) as error:
         raise _no_device(device, []) from error
@@ -56,6 +63,8 @@ class Session:
 
         self.program = program
         self._device = open_device(program.device)
+        self._chip = _emulated(program)
+        code = _view(program.code) if self._chip is None else self._chip.code
         self._config = rt.Config(device=self._device)
         index = rt.ParameterIndex()
         for archive in program.parameters:
@@ -66,7 +75,7 @@ class Session:
             modules = [
                 rt.create_hal_module(instance, self._device),
                 rt.create_io_parameters_module(instance, provider),
-                rt.VmModule.wrap_buffer(instance, _view(program.code)),
+                rt.VmModule.wrap_buffer(instance, code),
             ]
             self._context = rt.SystemContext(vm_modules=modules, config=self._config)
         except (RuntimeError, ValueError) as error:
@@ -101,13 +110,24 @@ class Session:
         results = getattr(self._context.modules.module, function)(*staged)
         return list(results) if isinstance(results, (tuple, list)) else [results]
 
+    def executed(self) -> dict[str, Any] | None:
+        """Return what an emulated chip's control core executed so far; None for any other device."""
+        return None if self._chip is None else self._chip.counts()
+
     def fetch(self, value: Any) -> np.ndarray:
         """Copy one result to the host, through a staging buffer where device memory cannot be mapped."""
         import numpy as np
 
-        if self.program.device.driver.startswith("local"):
+        if self._chip is not None or self.program.device.driver.startswith("local"):
             return np.array(value.to_host())
         return _staged_copy(self._device, value)
+
+
+def _emulated(program: Program) -> Chip | None:
+    emulator = program.device.emulator
+    if emulator is None:
+        return None
+    return Chip(bytes(_view(program.code)), emulator, str(program.code.path))
 
 
 def _view(code: Slice) -> memoryview:

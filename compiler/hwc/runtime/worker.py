@@ -70,7 +70,7 @@ def _run(folder: Path, program: Program, request: dict[str, Any]) -> dict[str, A
         results.append(session.call(entry.name, case.feeds))
     _memory(facts)
     save_numbered(folder / "outputs.npz", results)
-    return facts
+    return {**facts, **_executed(session)}
 
 
 def _score(folder: Path, program: Program, request: dict[str, Any]) -> dict[str, Any]:
@@ -89,7 +89,13 @@ def _score(folder: Path, program: Program, request: dict[str, Any]) -> dict[str,
     most = int(request["greedy_tokens"])
     found = _write_golden(session, program, greedy.load(cases_folder), int(request["context_tokens"]), most)
     _memory(facts)
-    return {**facts, **found}
+    return {**facts, **found, **_executed(session)}
+
+
+def _executed(session: Any) -> dict[str, Any]:
+    """Tell what an emulated chip's core executed; nothing of any other device."""
+    told = session.executed()
+    return {} if told is None else {"executed": told}
 
 
 class _Heard:

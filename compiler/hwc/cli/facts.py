@@ -12,7 +12,8 @@ from hwc.cli.options import Format
 
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
-    for kind, commands in {"models": (models_list, models_show, models_new), "targets": (targets_list, targets_show),
+    for kind, commands in {"models": (models_list, models_show, models_new),
+                           "targets": (targets_list, targets_show, targets_check),
                            "schemes": (schemes_list, schemes_show)}.items():
         group = typer.Typer(help=f"List and show {kind}.", no_args_is_help=True, rich_markup_mode=None)
         for command in commands:
@@ -62,6 +63,20 @@ def targets_show(name: Annotated[str, typer.Argument(help="A target's name.")], 
     from hwc.cli import facts_action
 
     facts_action.targets_show(name, format)
+
+
+def targets_check(
+    name: Annotated[str, typer.Argument(help="A target's name.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Tell how much of this model the target covers, and what does not fit.")
+    ],
+    scheme: Annotated[str, typer.Option("--scheme", "-q", help="Quantisation scheme of the model.")] = "fp32",
+    format: Format = "table",
+) -> None:
+    """Check how much of a model a target runs itself; exit 3 under its coverage gate."""
+    from hwc.cli import coverage_action
+
+    coverage_action.check(name, model, scheme, format)
 
 
 def schemes_list(format: Format = "table") -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hwc.formats import Format
+from hwc.formats import Format, Kind
 from hwc.predict.operation import Operation
 from hwc.spec.legality import Action, FormatRule, LegalityRule, Placement, ShapeDim
 from hwc.spec.target import TargetSpec
@@ -98,7 +98,7 @@ def told_types(operation: Operation) -> str:
     return f"{operation.activations}{weights}"
 
 
-def refused_format(form: Format, formats: Mapping[str, FormatRule]) -> str:
+def refused_format(form: Format, formats: Mapping[Kind, FormatRule]) -> str:
     """Return why a chip's packing cannot hold a form of quantised weights; empty if it can."""
     rule = formats.get(form.kind)
     if rule is None:
@@ -110,6 +110,11 @@ def refused_format(form: Format, formats: Mapping[str, FormatRule]) -> str:
         known = ", ".join(_ZEROS[zeros] for zeros in rule.zeros)
         return f"{form.kind} has {_ZEROS[form.zeros]}; the chip's packing holds {known}"
     return ""
+
+
+def refused_scheme(forms: Iterable[Format | None], formats: Mapping[Kind, FormatRule]) -> str:
+    """Return why a chip's packing cannot hold one of the forms a scheme stores weights in; empty if it can."""
+    return next((told for form in forms if form is not None and (told := refused_format(form, formats))), "")
 
 
 _ZEROS = {"none": "no zero points", "point": "integer zero points", "offset": "offsets"}

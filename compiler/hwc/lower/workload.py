@@ -7,17 +7,18 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hwc import child
 from hwc.errors import StepError
 from hwc.formats import Kind
-from hwc.lower import iree, lower
+from hwc.lower import iree, lower, sources
 from hwc.lower.flags import compiler_flags
 from hwc.lower.passes.merge import merge_buckets
 from hwc.predict.operation import Operation
+from hwc.quantise.linears import Linear
 from hwc.quantise.quantise import read_layers
 from hwc.spec.hardware import Element
 from hwc.spec.model import Bucket, bucket_id
@@ -41,23 +42,46 @@ def of_model(
 
     ``graphs`` and ``quantised`` are outputs of the stages simplify and quantise. Raises StepError as lowering does.
     """
+    return traced(buckets, lowering, encodings, graphs=graphs, quantised=quantised, limits=limits).workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traced:
+    """The work of a model, and where it comes from."""
+
+    workload: Workload
+    modules: Mapping[str, Mapping[str, tuple[str, ...]]]
+    """Function to a dispatch's name to the modules of the source model whose work it does."""
+
+
+def traced(
+    buckets: Sequence[Bucket], lowering: Lowering, encodings: Mapping[Kind, str], *, graphs: Path, quantised: Path,
+    limits: iree.Limits,
+) -> Traced:
+    """Return the work of a model's static buckets with the modules it comes from; as :func:`of_model` otherwise."""
     layers = read_layers(quantised)
-    stored: dict[str, Element] = {
+    with tempfile.TemporaryDirectory(prefix="hwc-workload-") as folder:
+        work = Path(folder)
+        texts, models = {}, {}
+        for bucket in buckets:
+            name = bucket_id(bucket)
+            models[name] = lower.reference_graph(graphs, quantised, bucket)
+            texts[name], _ = lower.static_text(
+                models[name], lowering, encodings, name=name, quantised=quantised, work=work, limits=limits
+            )
+        flags = (*compiler_flags(lowering, quantised=bool(layers)), sources.LOCATIONS)
+        module = merge_buckets(texts)
+        flow = iree.flow_text(module, flags, work=work, limits=limits)
+        return Traced(workload=read(flow, stored_types(layers)), modules=sources.modules_of(module, flow, models))
+
+
+def stored_types(layers: Iterable[Linear]) -> dict[str, Element]:
+    """Return the element type of packed weights whose bits lie in another type, by the tensor's name."""
+    return {
         f"packed.{linear.layer}.codes": "float8_e4m3fn"
         for linear in layers
         if linear.format is not None and linear.format.kind == "fp8"
     }
-    with tempfile.TemporaryDirectory(prefix="hwc-workload-") as folder:
-        work = Path(folder)
-        texts = {}
-        for bucket in buckets:
-            name = bucket_id(bucket)
-            model = lower.reference_graph(graphs, quantised, bucket)
-            texts[name], _ = lower.static_text(
-                model, lowering, encodings, name=name, quantised=quantised, work=work, limits=limits
-            )
-        flags = compiler_flags(lowering, quantised=bool(layers))
-        return read(iree.flow_text(merge_buckets(texts), flags, work=work, limits=limits), stored)
 
 
 def operations(flow: str) -> tuple[Operation, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import sys
 from dataclasses import dataclass
@@ -66,15 +67,21 @@ def import_graph(graph: Path, *, inputs: int | None, work: Path, limits: Limits)
     return mlir.read_text()
 
 
-def compile_module(mlir: str, flags: tuple[str, ...], *, work: Path, limits: Limits) -> tuple[Path, child.Outcome]:
+def compile_module(
+    mlir: str, flags: tuple[str, ...], *, work: Path, limits: Limits, programs: tuple[Path, ...] = ()
+) -> tuple[Path, child.Outcome]:
     """Compile MLIR text; return the artefact's path and how the compiler ran.
 
-    The full diagnostics stay in ``work/iree-compile.log``. Raises CompileFailed.
+    ``programs`` are folders of commands that flags name. The full diagnostics stay in ``work/iree-compile.log``.
+    Raises CompileFailed.
     """
     (work / INPUT_NAME).write_text(mlir)
     argv = [str(compiler_path()), INPUT_NAME, "-o", "module.vmfb", *flags]
+    path = os.pathsep.join([*(str(folder.absolute()) for folder in programs), os.environ.get("PATH", os.defpath)])
     outcome = child.run(
-        child.Call(argv=argv, cwd=work, timeout_s=limits.timeout_s, memory_bytes=limits.memory_bytes)
+        child.Call(
+            argv=argv, cwd=work, timeout_s=limits.timeout_s, memory_bytes=limits.memory_bytes, env={"PATH": path}
+        )
     )
     (work / "iree-compile.log").write_text(outcome.stderr)
     _refuse_unknown_names(outcome.stderr)
@@ -179,3 +186,16 @@ def enabled_features(listing: str) -> tuple[str, ...]:
     for entry in filter(None, listing.split(",")):
         state[entry[1:]] = entry[0] == "+"
     return tuple(f"+{feature}" for feature in sorted(state) if state[feature])
+
+
+def try_target(flags: tuple[str, ...], work: Path) -> child.Outcome:
+    """Compile one multiplication to an artefact with a target's flags; return how the compiler ran, well or ill.
+
+    Raises MachineError if the compiler is not installed.
+    """
+    (work / INPUT_NAME).write_text(
+        "func.func @f(%a: tensor<8x16xf32>) -> tensor<8x16xf32> {\n"
+        "  %0 = arith.mulf %a, %a : tensor<8x16xf32>\n  return %0 : tensor<8x16xf32>\n}\n"
+    )
+    argv = (str(compiler_path()), INPUT_NAME, "-o", "module.vmfb", *flags)
+    return child.run(child.Call(argv=argv, cwd=work, timeout_s=60, memory_bytes=4 << 30))

@@ -35,6 +35,13 @@ def spread(figure: float | Spread) -> Spread:
     return figure if isinstance(figure, Spread) else Spread(low=figure, base=figure, high=figure)
 
 
+def told(figure: float | Spread) -> str:
+    """Write a figure for people: ``2.73e+11``, or ``7.5e+13 (7.5e+13 to 8e+13)``."""
+    if isinstance(figure, Spread):
+        return f"{figure.base:.6g} ({figure.low:.6g} to {figure.high:.6g})"
+    return f"{figure:.6g}"
+
+
 ORDER_KEYS = {"level"}
 """Keys whose numbers order a table and state nothing about the chip."""
 

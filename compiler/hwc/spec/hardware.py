@@ -26,6 +26,10 @@ FULL_WIDTH_BITS = 32
 """An array's cell does one multiply-add a cycle on operands this wide, at most 32/b on operands of b bits."""
 
 
+ROUNDED = 1.01
+"""Data sheets round: 273 GB/s for 273.06."""
+
+
 class Core(Record):
     """The control core: what runs the code that is compiled, if the chip has one."""
 
@@ -62,19 +66,21 @@ class Unit(Record):
     def _geometry(self) -> Unit:
         if (self.rows is None) != (self.columns is None):
             raise ValueError("`rows` and `columns` belong together")
-        if self.rows is None or self.columns is None or self.clock_hz is None:
-            return self
-        cells = self.rows * self.columns * self.count
         for rate in self.rates:
-            packed = FULL_WIDTH_BITS / min(BITS[rate.activations], FULL_WIDTH_BITS)
-            most = 2 * cells * spread(self.clock_hz).high * packed
-            if spread(rate.flop_per_s).low > most * 1.01:
-                told = f"{self.count} × {self.rows}×{self.columns} cells at {spread(self.clock_hz).high:.3g} Hz"
+            most = self.most_flop_per_s(rate.activations)
+            if most is not None and spread(rate.flop_per_s).low > most * ROUNDED:
                 raise ValueError(
-                    f"{spread(rate.flop_per_s).low:.3g} flop/s in {rate.activations} is more than {told} can do "
-                    f"({most:.3g})"
+                    f"{spread(rate.flop_per_s).low:.3g} flop/s in {rate.activations} is more than {self.count} × "
+                    f"{self.rows}×{self.columns} cells can do at this clock ({most:.3g})"
                 )
         return self
+
+    def most_flop_per_s(self, element: Element) -> float | None:
+        """Return what the array's cells can do at the highest clock; None where geometry or clock is not told."""
+        if self.rows is None or self.columns is None or self.clock_hz is None:
+            return None
+        packed = FULL_WIDTH_BITS / min(BITS[element], FULL_WIDTH_BITS)
+        return 2 * self.rows * self.columns * self.count * spread(self.clock_hz).high * packed
 
 
 class Memory(Record):
@@ -86,6 +92,12 @@ class Memory(Record):
     read_bytes_per_s: Figure | None = None
     write_bytes_per_s: Figure | None = None
     """Absent where reads and writes share ``read_bytes_per_s``."""
+    bus_bits: Count | None = None
+    """Data pins of its interface."""
+    bus_transfers_per_s: Figure | None = None
+    """Bits a second of each pin; with ``bus_bits`` it bounds the bandwidth."""
+    via: str = ""
+    """Entry of [links] it is reached through, where it is not the chip's own: a host's memory, a pool."""
     read_pj_per_byte: Figure | None = None
     write_pj_per_byte: Figure | None = None
 
@@ -143,6 +155,13 @@ class Hardware(Record):
         for (level, name), (next_level, other) in pairwise(levels):
             if level == next_level:
                 raise ValueError(f"memories `{name}` and `{other}` are both level {level}")
+        return self
+
+    @model_validator(mode="after")
+    def _known_links(self) -> Hardware:
+        for name, memory in self.memories.items():
+            if memory.via and memory.via not in self.links:
+                raise ValueError(f"`memories.{name}.via` = {memory.via!r} is no entry of [hardware.links]")
         return self
 
     @property

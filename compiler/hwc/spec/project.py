@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import Field
 
 from hwc.errors import UsageError
-from hwc.spec import strict
+from hwc.spec import conformance, strict
 from hwc.spec.model import ModelSpec
 from hwc.spec.prices import PriceTable
 from hwc.spec.strict import Record
@@ -55,6 +55,14 @@ class Found:
     spec: ModelSpec
     folder: Path
     inferred: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundTarget:
+    """A target and the folder of its descriptor, beside which its vendor's kernels and tools lie."""
+
+    spec: TargetSpec
+    folder: Path
 
 
 def facts_dir(kind: str) -> Path:
@@ -136,12 +144,34 @@ def names_on(path: tuple[Path, ...]) -> dict[str, Path]:
     return found
 
 
-def find_target(project: Project, name: str) -> TargetSpec:
-    """Load a target by name; raise UsageError with the nearest known name if there is none."""
+def read_target(project: Project, name: str) -> FoundTarget:
+    """Load a target by name, with its folder, though it contradict itself: for those who check or mend it.
+
+    Raises UsageError with the nearest known name if there is none, or with the key that does not parse.
+    """
     path = _find(names_on(project.targets_path), name, kind="target", listing="hwc targets list")
     spec = strict.load(path, TargetSpec)
     _same_name(spec.name, path)
-    return spec
+    return FoundTarget(spec=spec, folder=path.parent.absolute())
+
+
+def locate_target(project: Project, name: str) -> FoundTarget:
+    """Load a target by name; raise as ``read_target`` does, and for a descriptor that contradicts itself."""
+    found = read_target(project, name)
+    if failed := conformance.contradictions(found.spec):
+        path = found.folder / f"{name}.toml"
+        line = strict.locate(strict.read_text(path), failed[0].key.partition("[")[0].split("."))
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        raise UsageError(
+            f"`{failed[0].key}`: {failed[0].reason}{more}", where=f"{path}:{line}" if line else str(path),
+            hint=f"`hwc targets check {name}` shows every check",
+        )
+    return found
+
+
+def find_target(project: Project, name: str) -> TargetSpec:
+    """Load a target by name; raise as ``locate_target`` does."""
+    return locate_target(project, name).spec
 
 
 def find_model(project: Project, name: str) -> Found:

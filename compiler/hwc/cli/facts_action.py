@@ -52,45 +52,6 @@ def models_new(source: str, output: Path | None, *, force: bool) -> None:
     render.result(str(path))
 
 
-def targets_list(format: str) -> None:
-    """List targets."""
-    from hwc.pipeline.targets import resolve
-
-    project = open_project(Path.cwd())
-    rows: list[dict[str, str]] = []
-    for name in sorted(names_on(project.targets_path)):
-        resolved = resolve(find_target(project, name), project.home)
-        rows.append(
-            {
-                "name": name, "title": resolved.spec.title, "backend": resolved.spec.lowering.backend if resolved.spec.lowering else "–",
-                "hardware": resolved.spec.hardware_status, "runs_here": resolved.device_name or "no",
-            }
-        )
-    if format == "json":
-        render.as_json(rows)
-    else:
-        render.table("", ("target", "title", "backend", "hardware", "runs here"), [list(row.values()) for row in rows])
-
-
-def targets_show(name: str, format: str) -> None:
-    """Show one target, resolved."""
-    from hwc.pipeline.targets import resolve
-
-    project = open_project(Path.cwd())
-    resolved = resolve(find_target(project, name), project.home)
-    document = {
-        **resolved.spec.model_dump(mode="json", exclude_none=True),
-        "resolved": {
-            "device_on_this_machine": resolved.device_name, "absent_reason": resolved.absent_reason,
-            "required_isa_features": list(resolved.device.isa_features),
-        },
-    }
-    if format == "json":
-        render.as_json(document)
-    else:
-        render.table(resolved.spec.title, ("key", "value"), [[key, value] for key, value in _flat(document)])
-
-
 def schemes_list(format: str) -> None:
     """List schemes."""
     if format == "json":
@@ -115,7 +76,7 @@ def schemes_show(name: str, format: str) -> None:
     if format == "json":
         render.as_json(document)
     else:
-        render.table(entry.title, ("key", "value"), [[key, value] for key, value in _flat(document)])
+        render.table(entry.title, ("key", "value"), [[key, value] for key, value in flat(document)])
 
 
 def schema(kind: str) -> None:
@@ -135,7 +96,8 @@ def schema(kind: str) -> None:
     render.as_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **records[kind].model_json_schema()})
 
 
-def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+def flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Return the leaves of a document as dotted keys and text."""
     if isinstance(value, dict):
-        return [row for key, inner in value.items() for row in _flat(inner, f"{prefix}.{key}" if prefix else str(key))]
+        return [row for key, inner in value.items() for row in flat(inner, f"{prefix}.{key}" if prefix else str(key))]
     return [(prefix, " ".join(str(item) for item in value) if isinstance(value, list) else str(value))]

@@ -66,6 +66,8 @@ def _target(project: Project, name: str) -> dict[str, str]:
     runs = f"yes: {resolved.device_name}" if resolved.device_name else "no"
     if resolved.device_name and tool_path("iree-run-module") is None:
         runs, advice = "no", "pip install iree-base-runtime"
+    if spec.made != "build":
+        return {"name": name, "builds": "no", "runs": "no", "advice": f"{spec.made} alone: {spec.not_built}"}
     return {"name": name, "builds": "yes", "runs": runs, "advice": advice}
 
 

@@ -31,7 +31,7 @@ def sources(target: TargetSpec) -> Iterator[Finding]:
     kinds = Counter(target.sources[covered(key, target.sources)].kind for key, _ in figures)
     spreads = sum(isinstance(figure, Spread) for _, figure in figures)
     shown = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    yield ok(f"{len(figures)} figures: {shown}; {spreads} with a spread", "sources")
+    yield ok(f"of {len(figures)} figures {shown}; {spreads} with a spread", "sources")
 
 
 def needed(target: TargetSpec) -> Iterator[Finding]:
@@ -82,7 +82,7 @@ def vector_length(target: TargetSpec) -> Iterator[Finding]:
     for key, bits in wrong.items():
         yield fails(key, f"{bits} bits, but `lowering.vlen_bits` is {told}")
     if not wrong:
-        yield ok(f"{told} bits everywhere it is told", "lowering.vlen_bits")
+        yield ok(f"everywhere it is told, {told} bits", "lowering.vlen_bits")
 
 
 def legality(target: TargetSpec) -> Iterator[Finding]:
@@ -91,7 +91,7 @@ def legality(target: TargetSpec) -> Iterator[Finding]:
         yield idle("no rules: [placement] decides alone")
         return
     problems = [*_shadowed(target.legality), *_unpriced(target)]
-    yield from problems or [ok(f"{len(target.legality)} rules, each reachable", "legality")]
+    yield from problems or [ok(f"each of {len(target.legality)} rules is reachable", "legality")]
 
 
 def _shadowed(rules: Sequence[LegalityRule]) -> Iterator[Finding]:

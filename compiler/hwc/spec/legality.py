@@ -88,6 +88,8 @@ class VendorKernel(Record):
     object: str = ""
     """Object file for the descriptor's triple, beside the descriptor."""
     compiler_flags: tuple[str, ...] = ()
+    columns_per_call: Count = 128
+    """Most columns of the result that one call computes; calls may run at once, on several threads."""
     unit: str = ""
     """Entry of [units] it drives, by which it is priced."""
     executes: Literal["unit", "model"] = "unit"
@@ -106,7 +108,7 @@ class Vendor(Record):
     compiler: tuple[str, ...] = ()
     """Command that compiles C to an object for the chip: the program and its first arguments."""
     executable_hook: tuple[str, ...] = ()
-    """Command each executable passes through: MLIR in on stdin, MLIR with the vendor's object out on stdout."""
+    """Command each executable passes through: MLIR in on stdin, MLIR that calls the vendor's object out on stdout."""
     timeout_s: Positive = 120.0
     hand_over: bool = False
     """The vendor's compiler is elsewhere: a build stops at executable sources, weights and golden vectors."""

@@ -37,7 +37,7 @@ def magnitudes(target: TargetSpec) -> Iterator[Finding]:
         for key, figure, (low, high) in found
         if not low <= spread(figure).low <= spread(figure).high <= high
     ]
-    yield from odd or [ok(f"{len(found)} figures are of usual magnitude")]
+    yield from odd or [ok(f"all {len(found)} figures are of usual magnitude")]
 
 
 def _range(key: str) -> tuple[float, float]:
@@ -55,7 +55,7 @@ def peak_rates(target: TargetSpec) -> Iterator[Finding]:
                 continue
             compared = True
             key, rated = f"hardware.units.{name}.rates", spread(rate.flop_per_s)
-            text = f"{told(rate.flop_per_s)} flop/s in {rate.activations}; {how} do {most:.4g} at most"
+            text = f"in {rate.activations} {told(rate.flop_per_s)} flop/s; {how} do {most:.4g} at most"
             if rated.low > most * ROUNDED:
                 yield fails(key, text)
             elif rated.high > most * ROUNDED:
@@ -131,7 +131,7 @@ def ridge(target: TargetSpec) -> Iterator[Finding]:
     for name, unit in target.hardware.units.items():
         highest = max(unit.rates, key=lambda rate: spread(rate.flop_per_s).base)
         at = spread(highest.flop_per_s).base / spread(bandwidth).base
-        text = f"{at:.4g} flop per byte of {levels[-1][0]} in {highest.activations}"
+        text = f"in {highest.activations} {at:.4g} flop per byte of {levels[-1][0]}"
         if at > most or (at < least and unit.kind == "matrix"):  # a vector unit beside an array may be small
             yield warning(f"hardware.units.{name}.rates", f"{text}: outside {least:g} to {most:g}, suspect a unit")
         else:

@@ -53,7 +53,7 @@ def _ordered(key: str, names: str, order: _Order) -> Finding:
         return fails(key, f"{names} is {order.wrong}: {figures}")
     if spread(small).base > spread(large).base:
         return warning(key, f"{names} may be {order.wrong}: {figures}")
-    return ok(figures, key)
+    return ok(f"in order: {figures}", key)
 
 
 def bandwidth_sources(target: TargetSpec) -> Iterator[Finding]:
@@ -65,7 +65,7 @@ def bandwidth_sources(target: TargetSpec) -> Iterator[Finding]:
             if rate is None:
                 continue
             compared = True
-            text = f"{told(rate)} bytes/s; {what} carries {bound:.4g} at most"
+            text = f"{name} gives {told(rate)} bytes/s; {what} carries {bound:.4g} at most"
             yield fails(key, text) if spread(rate).low > bound * ROUNDED else ok(text, key)
     if not compared:
         yield idle("no memory tells its bus (`bus_bits`, `bus_transfers_per_s`) or a link it is reached `via`")
@@ -89,7 +89,7 @@ def links(target: TargetSpec) -> Iterator[Finding]:
     rates = [spread(memory.read_bytes_per_s) for memory in hardware.memories.values() if memory.read_bytes_per_s]
     fastest = max((rate.high for rate in rates), default=None)
     for name, link in hardware.links.items():
-        key, text = f"hardware.links.{name}.bytes_per_s", f"{told(link.bytes_per_s)} bytes/s to a {link.peer}"
+        key, text = f"hardware.links.{name}.bytes_per_s", f"to a {link.peer} {told(link.bytes_per_s)} bytes/s"
         if fastest is None:
             yield ok(f"{text}; no memory's bandwidth to compare with", key)
         elif spread(link.bytes_per_s).low > fastest:

@@ -1,0 +1,62 @@
+"""``hwc targets``: describe a chip, show what is known of it, and check it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hwc.cli.options import Format
+
+
+def group() -> typer.Typer:
+    """Return the group of commands."""
+    made = typer.Typer(
+        help="Describe, list, show and check targets.", no_args_is_help=True, rich_markup_mode=None
+    )
+    for command in (targets_list, targets_show, targets_new, targets_check):
+        made.command(command.__name__.rpartition("_")[2])(command)
+    return made
+
+
+def targets_list(format: Format = "table") -> None:
+    """List the targets on the search path, what is made for them, and which of them run here."""
+    from hwc.cli import targets_action
+
+    targets_action.listed(format)
+
+
+def targets_show(name: Annotated[str, typer.Argument(help="A target's name.")], format: Format = "table") -> None:
+    """Show a target's descriptor and figures, with what was detected on this machine."""
+    from hwc.cli import targets_action
+
+    targets_action.show(name, format)
+
+
+def targets_new(
+    name: Annotated[str, typer.Argument(help="The new target's name.")],
+    origin: Annotated[str | None, typer.Option("--from", help="Target to start from (default: a template).")] = None,
+) -> None:
+    """Write targets/NAME.toml, a commented descriptor to fill in; never overwrites one."""
+    from hwc.cli import targets_action
+
+    targets_action.new(name, origin)
+
+
+def targets_check(
+    name: Annotated[str, typer.Argument(help="A target's name.")],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Tell how much of this model the target covers, and what does not fit."),
+    ] = None,
+    scheme: Annotated[str, typer.Option("--scheme", "-q", help="Quantisation scheme of the model.")] = "fp32",
+    strict: Annotated[bool, typer.Option(help="A tool that is not installed fails the check (exit 4).")] = False,
+    format: Format = "table",
+) -> None:
+    """Check a descriptor by itself and by its tools (exit 2), or how much of a model it runs (exit 3)."""
+    from hwc.cli import conformance_action, coverage_action
+
+    if model is None:
+        conformance_action.check(name, format, strict=strict)
+    else:
+        coverage_action.check(name, model, scheme, format)

@@ -33,6 +33,12 @@ class Call:
     timeout_s: float
     memory_bytes: int
     env: Mapping[str, str] = field(default_factory=dict)
+    stdin: Path | None = None
+    """File it reads; nothing where there is none."""
+    stdout: Path | None = None
+    """File it writes to instead of ``Outcome.stdout``."""
+    stdout_bytes: int = 1 << 30
+    """Most bytes of that file; a child that writes more is ended by SIGXFSZ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,18 +141,8 @@ def run(call: Call, *, stop: threading.Event | None = None, tell: Tell = lambda 
     another thread, the child is killed and KeyboardInterrupt is raised.
     """
     started = time.monotonic()
-    parent = os.getpid()
     try:
-        process = subprocess.Popen(
-            list(call.argv),
-            cwd=call.cwd,
-            env={**os.environ, **call.env},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            preexec_fn=lambda: _die_with_parent(parent),
-        )
+        process = _start(call)
     except OSError as error:
         raise MachineError(
             f"cannot start {call.argv[0]}: {error.strerror}", hint="run `hwc doctor` to see which tools are missing"
@@ -160,10 +156,28 @@ def run(call: Call, *, stop: threading.Event | None = None, tell: Tell = lambda 
         raise
 
 
+def _start(call: Call) -> subprocess.Popen[bytes]:
+    parent = os.getpid()
+
+    def prepare() -> None:
+        if call.stdout is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (call.stdout_bytes, call.stdout_bytes))
+        _die_with_parent(parent)
+
+    with contextlib.ExitStack() as files:
+        given = files.enter_context(call.stdin.open("rb")) if call.stdin else subprocess.DEVNULL
+        told = files.enter_context(call.stdout.open("wb")) if call.stdout else subprocess.PIPE
+        return subprocess.Popen(
+            list(call.argv), cwd=call.cwd, env={**os.environ, **call.env}, stdin=given, stdout=told,
+            stderr=subprocess.PIPE, start_new_session=True, preexec_fn=prepare,
+        )
+
+
 def _watch(
     process: subprocess.Popen[bytes], call: Call, started: float, stop: threading.Event | None, tell: Tell
 ) -> Outcome:
-    stdout, stderr = _Pump(process.stdout, lambda _: None), _Pump(process.stderr, tell)
+    stdout = _Pump(process.stdout, lambda _: None) if process.stdout else None
+    stderr = _Pump(process.stderr, tell)
     stopped_by = ""
     peak = 0
     pause_s = 0.005
@@ -186,7 +200,7 @@ def _watch(
     _kill(process)  # what it left running in its group would hold the pipes open
     return Outcome(
         returncode=process.returncode,
-        stdout=stdout.text(),
+        stdout=stdout.text() if stdout else "",
         stderr=stderr.text(),
         wall_s=time.monotonic() - started,
         cpu_s=usage.ru_utime + usage.ru_stime,

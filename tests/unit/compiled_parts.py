@@ -24,9 +24,9 @@ FLAGS = compiler_flags(
 
 def run_on_cpu(
     code: Path, archive: Path, feeds: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]],
-    function: str = "main_graph",
+    function: str = "main_graph", dtype: str = "float32",
 ) -> dict[str, np.ndarray]:
-    """Call a module's function; ``shapes`` are those of its float32 outputs."""
+    """Call a module's function; ``shapes`` are those of its outputs, all of one type."""
     program = Program(
         code=Slice(path=code),
         parameters=(Slice(path=archive),),
@@ -34,7 +34,7 @@ def run_on_cpu(
             Function(
                 name=function, bucket={},
                 inputs=tuple(Port(name=name, dtype=str(x.dtype), shape=x.shape) for name, x in feeds.items()),
-                outputs=tuple(Port(name=name, dtype="float32", shape=shape) for name, shape in shapes.items()),
+                outputs=tuple(Port(name=name, dtype=dtype, shape=shape) for name, shape in shapes.items()),
             ),
         ),
         device=Device(driver="local-sync"),

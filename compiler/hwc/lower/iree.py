@@ -80,7 +80,8 @@ def compile_module(
     path = os.pathsep.join([*(str(folder.absolute()) for folder in programs), os.environ.get("PATH", os.defpath)])
     outcome = child.run(
         child.Call(
-            argv=argv, cwd=work, timeout_s=limits.timeout_s, memory_bytes=limits.memory_bytes, env={"PATH": path}
+            argv=argv, cwd=work, timeout_s=limits.timeout_s, memory_bytes=limits.memory_bytes,
+            env={"PATH": path, "TMPDIR": str(work.absolute())},  # it leaves what a vendor's tool wrote there
         )
     )
     (work / "iree-compile.log").write_text(outcome.stderr)

@@ -15,6 +15,7 @@ from hwc.capture import state
 from hwc.errors import InternalError, StepError
 from hwc.formats import Kind
 from hwc.lower import exact, iree, isa
+from hwc.lower.dispatch_work import stored_types
 from hwc.lower.flags import compiler_flags
 from hwc.lower.opened import Opened
 from hwc.lower.passes.executable_target import name_executables
@@ -22,6 +23,8 @@ from hwc.lower.passes.kept_state import KeptTensor, keep_state
 from hwc.lower.passes.linears import generated, rewrite_linears
 from hwc.lower.passes.merge import merge_buckets
 from hwc.lower.passes.widen_halves import widen_halves
+from hwc.lower.placing import Compilation, Placing
+from hwc.lower.placing import placed as place_work
 from hwc.lower.vendor import Door
 from hwc.program import Function, Port
 from hwc.quantise import graph as quantised_graph
@@ -47,8 +50,11 @@ def lower(
     limits: iree.Limits,
     out: Path,
     door: Door | None = None,
+    placing: Placing | None = None,
 ) -> None:
     """Write ``module.vmfb``, ``lower.json`` and ``iree-compile.log``; what ``door`` has takes part.
+
+    With ``placing``, every dispatch is held to the descriptor's rules, and goes to the host where they say so.
 
     Raises StepError naming the ONNX node and its source module if the compiler refuses it.
     """
@@ -67,11 +73,19 @@ def lower(
     programs: tuple[Path, ...] = ()
     if opened is not None:
         module, flags, programs = opened.declared(module), (*flags, *opened.flags), opened.programs
+    parts: Mapping[str, Any] = {}
     try:
+        if placing is not None:
+            how = Compilation(
+                lowering=lowering, flags=flags, work=work, limits=limits, programs=programs,
+                stored=stored_types(read_layers(quantised)),
+            )
+            placed = place_work(module, placing, how, models)
+            module, flags, parts = placed.mlir, placed.flags, placed.facts
         artefact, outcome = iree.compile_module(module, flags, work=work, limits=limits, programs=programs)
     except iree.CompileFailed as failure:
         if opened is not None:
-            opened.failed()
+            opened.failed(failure.outcome.stderr)
         raise _explain(failure, models) from failure
     finally:
         if opened is not None:
@@ -88,6 +102,7 @@ def lower(
         "encodings": dict(encodings),
         "rewritten_linears": matched,
         "parameters": sorted(set(re.findall(rf'parameter\.named<"{SCOPE}"::"([^"]+)">', module))),
+        **parts,
         **({"executables": [isa.facts(one) for one in made]} if made else {}),
         **(opened.facts((out / "module.vmfb").read_bytes(), out) if opened is not None else {}),
     }

@@ -19,6 +19,7 @@ from hwc.capture.golden import Case, load_numbered, save_cases, save_numbered
 from hwc.capture.simplify import call, session
 from hwc.formats import Kind
 from hwc.lower import iree, lower
+from hwc.lower.vendor import Door
 from hwc.program import Program
 from hwc.runtime import clean, prefill
 from hwc.spec.model import Bucket, ModelSpec, bucket_id
@@ -81,7 +82,7 @@ def read(folder: Path, name: str) -> Stream:
 
 def lower_exposed(
     spec: ModelSpec, lowering: Lowering, encodings: Mapping[Kind, str], *, bucket: Bucket, graphs: Path,
-    quantised: Path, limits: iree.Limits, out: Path,
+    quantised: Path, limits: iree.Limits, out: Path, door: Door | None = None,
 ) -> onnx.ModelProto:
     """Write ``module.vmfb`` and ``lower.json`` of one shape that also tells the stream; return its graph."""
     exposed = out / "graphs"
@@ -92,7 +93,8 @@ def lower_exposed(
     onnx_io.save(model, exposed / f"{bucket_id(bucket)}.onnx")
     (out / LAYERS).write_text(json.dumps([one.layer for one in handed]))
     lower.lower(
-        spec, lowering, encodings, buckets=(bucket,), graphs=exposed, quantised=quantised, limits=limits, out=out
+        spec, lowering, encodings, buckets=(bucket,), graphs=exposed, quantised=quantised, limits=limits, out=out,
+        door=door,
     )
     return lower.reference_graph(exposed, quantised, bucket)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,18 @@ from hwc.bundle.serving import Serving
 from hwc.capture.source import locate
 from hwc.errors import GateError, UsageError
 from hwc.events import Event, Listener
+from hwc.lower.placing import uses_host
 from hwc.measure.profile import Method
 from hwc.oci_layout import Layout
 from hwc.pipeline import equivalence
 from hwc.pipeline import targets as resolving
 from hwc.pipeline.outcome import Outcome, created_utc
-from hwc.pipeline.plan import Plan, Setting, VariantPlan, make_plan, walk
+from hwc.pipeline.plan import Plan, ResolvedTarget, Setting, VariantPlan, make_plan, walk
 from hwc.pipeline.run import run_steps
 from hwc.pipeline.store import Store
 from hwc.quantise import scheme as schemes
 from hwc.spec.model import ModelSpec
-from hwc.spec.project import Found, Project, find_prices, find_target
-from hwc.spec.target import TargetSpec
+from hwc.spec.project import Found, FoundTarget, Project, find_prices, find_target, locate_target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +70,8 @@ class Built:
 def plan_build(project: Project, request: Request) -> Plan:
     """Resolve targets and source and plan the steps; touches no network and runs no stage."""
     _refuse_unknown_gates(request.found.spec)
-    wanted = [_buildable(find_target(project, name)) for name in request.targets]
-    targets = [resolving.resolve(target, project.home) for target in wanted]
+    wanted = [_buildable(locate_target(project, name)) for name in request.targets]
+    targets = [_resolved(project, found) for found in wanted]
     setting = Setting(
         machine_fingerprint=machine.describe().fingerprint,
         method=asdict(Method()),
@@ -83,16 +83,25 @@ def plan_build(project: Project, request: Request) -> Plan:
     return make_plan(request.found, located, targets, [schemes.find(name) for name in request.schemes], setting)
 
 
-def _buildable(target: TargetSpec) -> TargetSpec:
-    """Return a target that code can be made for; raise UsageError, with its own reason, for any other."""
-    target.code()
-    if target.made == "hand-over":
+def _resolved(project: Project, found: FoundTarget) -> ResolvedTarget:
+    """Resolve a target, and its host where its rules may send work there."""
+    resolved = replace(resolving.resolve(found.spec, project.home), folder=found.folder)
+    if not uses_host(found.spec.legality, found.spec.placement):
+        return resolved
+    host = resolving.resolve(find_target(project, found.spec.placement.host), project.home)
+    if not host.spec.execution.driver.startswith("local"):
         raise UsageError(
-            f"`{target.name}` is compiled elsewhere: {target.not_built}",
-            where=f"targets/{target.name}.toml [vendor] hand_over",
-            hint=f"`hwc targets show {target.name}` shows what is known of it; predictions need no compiler",
+            f"work cannot fall back to `{host.spec.name}`: a host runs code on local devices",
+            where=f"targets/{found.spec.name}.toml [placement] host", hint="name a target of a CPU, as llvm-cpu-host",
         )
-    return target
+    name = resolved.device_name if host.device_name else ""
+    return replace(resolved, host=host, device_name=name, absent_reason=resolved.absent_reason or host.absent_reason)
+
+
+def _buildable(found: FoundTarget) -> FoundTarget:
+    """Return a target that code can be made for; raise UsageError, with its own reason, for any other."""
+    found.spec.code()
+    return found
 
 
 def _refuse_unknown_gates(spec: ModelSpec) -> None:

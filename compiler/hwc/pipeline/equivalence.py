@@ -86,7 +86,10 @@ def layers_step(plan: Plan, variant: VariantPlan) -> Step:
     shortest = min(variant.buckets, key=lambda bucket: (bucket["sequence"] == 1, bucket["sequence"]))
     params = {
         "spec": {**variant.lower.params["spec"], "buckets": [dict(shortest)]},
-        **{name: variant.lower.params[name] for name in ("encodings", "lowering")},
+        **{
+            name: variant.lower.params[name] for name in ("encodings", "lowering", "vendor")
+            if name in variant.lower.params
+        },
         **{name: variant.check.params[name] for name in ("device", "device_name", "machine", "greedy_tokens")},
     }
     inputs = {

@@ -39,6 +39,8 @@ class ResolvedTarget:
     absent_reason: str = ""
     folder: Path | None = None
     """Where its descriptor lies, beside which its vendor's kernels and tools lie."""
+    host: ResolvedTarget | None = None
+    """What takes the work that its rules send to the host; None where they send none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,10 +291,29 @@ def _lower(
 ) -> Step:
     told = vendor.params(target.spec, target.folder)
     lowering = target.spec.code().model_dump(mode="json", exclude_defaults=True)
-    params = {**params, "lowering": lowering, **({"vendor": told} if told else {})}
+    placing = _placing(target)
+    params = {
+        **params, "lowering": lowering, **({"vendor": told} if told else {}),
+        **({"placing": placing} if placing else {}),
+    }
     local = {"target_folder": str(target.folder or ""), "vendor_timeout_s": str(target.spec.vendor.timeout_s)}
     inputs = {"simplify": simplify, "quantise": quantise}
     return make_step(stages.LOWER, f"lower {name}", params, inputs, {**front.local, **local})
+
+
+def _placing(target: ResolvedTarget) -> dict[str, Any]:
+    """Return what lowering reads to place work; nothing where the chip runs whatever comes."""
+    spec, host = target.spec, target.host
+    if not spec.legality and spec.placement.otherwise == "native":
+        return {}
+    beside = {} if host is None else device_facts(host.device)
+    return {
+        "legality": [rule.model_dump(mode="json", exclude_defaults=True) for rule in spec.legality],
+        "placement": spec.placement.model_dump(
+            mode="json", include={"otherwise", "otherwise_reason"}, exclude_defaults=True
+        ),
+        **({"host": host.spec.code().model_dump(mode="json", exclude_defaults=True), "beside": beside} if host else {}),
+    }
 
 
 def encodings_of(target: TargetSpec, scheme: Scheme) -> dict[Kind, str]:

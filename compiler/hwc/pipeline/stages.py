@@ -19,7 +19,7 @@ from hwc.capture.windows import Window
 from hwc.errors import InternalError, UsageError
 from hwc.formats import Format
 from hwc.job import Job
-from hwc.lower import iree, lower, vendor
+from hwc.lower import iree, lower, placing, vendor
 from hwc.measure import check, language, layers, noise, profile, score
 from hwc.pipeline.step import Stage
 from hwc.program import Device, Program, Slice, device_from, functions_from
@@ -215,6 +215,7 @@ def _lower(job: Job) -> None:
         limits=iree.Limits(timeout_s=float(job.local["timeout_s"]), memory_bytes=int(job.local["memory_bytes"])),
         out=job.out,
         door=_door(job),
+        placing=placing.from_params(job.params["placing"]) if "placing" in job.params else None,
     )
 
 
@@ -234,6 +235,7 @@ def program(encoded: Path, lowered: Path, device: Device) -> Program:
         parameters=tuple(Slice(path=path) for path in encode.archives_in(encoded)),
         functions=functions_from(facts["functions"]),
         device=device,
+        beside=tuple(device_from(entry) for entry in facts.get("beside", ())),
     )
 
 

@@ -9,6 +9,7 @@ from hwc.formats import Kind
 from hwc.lower.passes import fp8_matmul, fp8_rounding, gather_rows, matmul_nbits
 from hwc.lower.passes.gather_rows import QuantisedRows
 from hwc.lower.passes.graph import parameter_keys
+from hwc.lower.passes.kernel_linears import SIGNED_ENCODINGS, Choose, Product, Seen, quantised_call, quantised_product
 from hwc.lower.passes.linear import Kernel, QuantisedLinear, declare, emit
 from hwc.lower.passes.prune import prune
 from hwc.quantise.encodings import Geometry, layout
@@ -34,6 +35,8 @@ class Rewritten:
     matched: int
     """How many operators were rewritten."""
     parameters: tuple[ParameterUse, ...]
+    seen: tuple[Seen, ...] = ()
+    """Every quantised linear, and the vendor kernel's call it became, if it did."""
 
 
 _KERNELS: dict[str, Callable[[Geometry], Kernel]] = {
@@ -46,13 +49,20 @@ _KERNELS: dict[str, Callable[[Geometry], Kernel]] = {
 }
 
 
-def rewrite_linears(mlir: str, *, encodings: Mapping[Kind, str], scope: str) -> Rewritten:
+def generated(_: Product) -> None:
+    """Choose no kernel: the compiler makes the code."""
+
+
+def rewrite_linears(
+    mlir: str, *, encodings: Mapping[Kind, str], scope: str, choose: Choose = generated
+) -> Rewritten:
     """Rewrite every quantised linear and gather of an imported module to parameters ``<layer>.codes``, ``.scales``, ….
 
     Requires the importer's text, with codes as named parameters. Ensures that no line of a matched op, and no
     parameter that only it read, is left; each stays as a comment, so that counting a function's
-    ``torch.operator "onnx.X"`` lines still indexes its nodes. Raises ValueError for an unknown encoding, and for
-    a quantised layer that its encoding cannot hold.
+    ``torch.operator "onnx.X"`` lines still indexes its nodes. What ``choose`` names a kernel for becomes a call of it,
+    whose executable the caller declares. Raises ValueError for an unknown encoding, and for a quantised layer that its
+    encoding cannot hold.
     """
     if unknown := set(encodings.values()) - set(_KERNELS):
         raise ValueError(f"unknown encoding `{min(unknown)}`; known: {', '.join(_KERNELS)}")
@@ -63,6 +73,7 @@ def rewrite_linears(mlir: str, *, encodings: Mapping[Kind, str], scope: str) -> 
     written: dict[int, list[str]] = {}
     declared: dict[str, list[str]] = {}
     uses: dict[str, ParameterUse] = {}
+    seen: list[Seen] = []
     for index, entry in enumerate(found):
         encoding = _encoding(entry, encodings)
         parts, kernel = layout(encoding, entry.geometry), _KERNELS[encoding](entry.geometry)
@@ -70,7 +81,11 @@ def rewrite_linears(mlir: str, *, encodings: Mapping[Kind, str], scope: str) -> 
             written[line] = [f"    // {lines[line].strip()}"]
         prefix = f"hwc{index}"
         if isinstance(entry, QuantisedLinear):
-            written[entry.lines[-1]] += emit(entry, kernel, parts, prefix)
+            called, made = None, emit(entry, kernel, parts, prefix)
+            if (chosen := choose(product := quantised_product(entry))) is not None:
+                called, made = quantised_call(entry, parts, chosen, prefix, signed=encoding in SIGNED_ENCODINGS)
+            written[entry.lines[-1]] += made
+            seen.append(Seen(product=product, call=called))
         else:
             written[entry.lines[-1]] += gather_rows.emit(entry, kernel, parts, prefix)
         declared[entry.layer] = declare(entry.layer, parts, scope)
@@ -81,7 +96,7 @@ def rewrite_linears(mlir: str, *, encodings: Mapping[Kind, str], scope: str) -> 
     globals_ = [line for group in declared.values() for line in group]
     return Rewritten(
         mlir="\n".join(_declared(prune(body), globals_)) + "\n", layers=frozenset(declared), matched=len(found),
-        parameters=tuple(uses.values()),
+        parameters=tuple(uses.values()), seen=tuple(seen),
     )
 
 

@@ -1,0 +1,171 @@
+/* The C ABI of vendor kernels, by pattern. A kernel is linked into the artefact and called instead of generated code.
+ *
+ *     #include "hwc_kernels.h"
+ *     HWC_MATMUL_F32(acme_matmul) {              // [kernels.NAME] pattern = "matmul_f32", symbol = "acme_matmul"
+ *         for (size_t m = 0; m < c->m; ++m)
+ *             for (size_t n = c->n_begin; n < c->n_end; ++n) ... c->y[m * c->y_stride + n] = sum;
+ *     }
+ *
+ * One call computes columns n_begin <= n < n_end of y[m, n], every row of them, and writes nothing else; calls of one
+ * product may run at once on several threads. Sizes and strides are in elements. Pointers are aligned to their element
+ * alone. A kernel has no libc, no state and no calls but its own: it is linked into a freestanding shared object.
+ */
+#ifndef HWC_KERNELS_H
+#define HWC_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define HWC_KERNELS_ABI 1
+#define HWC_EXPORT __attribute__((visibility("default"), used))
+
+/* How quantised codes lie in memory. */
+enum hwc_codes {
+    HWC_CODES_UNSIGNED = 0, /* the code itself: 0..15 in a nibble, 0..255 in a byte */
+    HWC_CODES_SIGNED = 1    /* two's complement of the code less 8, or less 128 */
+};
+/* What a group has beside its scale. */
+enum hwc_zeros {
+    HWC_ZEROS_NONE = 0,  /* weight = (code - middle) * scale; middle is 8 for int4, 128 for int8 */
+    HWC_ZEROS_POINT = 1, /* weight = (code - middle - zero) * scale; zero is int8_t, stored less the middle */
+    HWC_ZEROS_OFFSET = 2 /* weight = code * scale + offset, the code counted from 0; offset is a float16 */
+};
+
+/* y[m, n] = sum over k of x[m, k] * w[k, n]; weights in float32. */
+struct hwc_matmul_f32 {
+    const float *x, *w;
+    float *y;
+    size_t m, n, k, x_stride, y_stride;
+    size_t w_k_stride, w_n_stride; /* w[k, n] is w[k * w_k_stride + n * w_n_stride]; one of the two is 1 */
+    size_t n_begin, n_end;
+};
+
+/* The same in float16, as bits; sums are float32. */
+struct hwc_matmul_f16 {
+    const uint16_t *x, *w;
+    uint16_t *y;
+    size_t m, n, k, x_stride, y_stride, w_k_stride, w_n_stride, n_begin, n_end;
+};
+
+/* y[m, n] = sum over k of x[m, k] * weight[n, k], the weight as hwc_zeros tells, in int4 or int8. */
+struct hwc_dequantise_matmul {
+    const float *x;
+    const uint8_t *codes;   /* row n begins at n * row_bytes; in int4 an even k is the low nibble */
+    const uint16_t *scales; /* float16 bits [n, groups]; the group of k is k / group */
+    const int8_t *zeros;    /* [n, groups] with HWC_ZEROS_POINT, else NULL */
+    const uint16_t *offsets; /* float16 bits [n, groups] with HWC_ZEROS_OFFSET, else NULL */
+    float *y;
+    size_t m, n, k, x_stride, y_stride, row_bytes, group, groups;
+    uint32_t codes_form; /* enum hwc_codes */
+    uint32_t zeros_form; /* enum hwc_zeros */
+    size_t n_begin, n_end;
+};
+
+/* y[m, n] = scale[n] * sum over k of x[m, k] * code[n, k], codes in E4M3 (one byte each, never NaN). */
+struct hwc_matmul_fp8 {
+    const float *x;
+    const uint8_t *codes; /* row n begins at n * k */
+    const float *scales;  /* [n] */
+    float *y;
+    size_t m, n, k, x_stride, y_stride, n_begin, n_end;
+};
+
+#define HWC_MATMUL_(symbol, element, record)                                                                          \
+    static inline void symbol##_body(const struct record *c);                                                         \
+    HWC_EXPORT void symbol(const element *x, size_t x_at, const element *w, size_t w_at, element *y, size_t y_at,     \
+                           size_t m, size_t n, size_t k, size_t w_k_stride, size_t w_n_stride, size_t n_begin,        \
+                           size_t n_end) {                                                                            \
+        const struct record c = {.x = x + x_at, .w = w + w_at, .y = y + y_at, .m = m, .n = n, .k = k, .x_stride = k,  \
+                                 .y_stride = n, .w_k_stride = w_k_stride, .w_n_stride = w_n_stride,                   \
+                                 .n_begin = n_begin, .n_end = n_end};                                                 \
+        symbol##_body(&c);                                                                                            \
+    }                                                                                                                 \
+    static inline void symbol##_body(const struct record *c)
+
+#define HWC_MATMUL_F32(symbol) HWC_MATMUL_(symbol, float, hwc_matmul_f32)
+#define HWC_MATMUL_F16(symbol) HWC_MATMUL_(symbol, uint16_t, hwc_matmul_f16)
+
+/* Compiled code passes each buffer as a base and an offset in elements; where there are no zeros, the codes again. */
+#define HWC_DEQUANTISE_MATMUL_(symbol, bits)                                                                          \
+    static inline void symbol##_body(const struct hwc_dequantise_matmul *c);                                          \
+    HWC_EXPORT void symbol(const float *x, size_t x_at, const uint8_t *codes, size_t codes_at,                        \
+                           const uint16_t *scales, size_t scales_at, const uint8_t *zeros, size_t zeros_at, float *y, \
+                           size_t y_at, size_t m, size_t n, size_t k, size_t group, size_t codes_form,                \
+                           size_t zeros_form, size_t n_begin, size_t n_end) {                                         \
+        const struct hwc_dequantise_matmul c = {                                                                      \
+            .x = x + x_at, .codes = codes + codes_at, .scales = scales + scales_at,                                   \
+            .zeros = zeros_form == HWC_ZEROS_POINT ? (const int8_t *)(zeros + zeros_at) : NULL,                       \
+            .offsets = zeros_form == HWC_ZEROS_OFFSET ? (const uint16_t *)(const void *)(zeros + zeros_at) : NULL,    \
+            .y = y + y_at, .m = m, .n = n, .k = k, .x_stride = k, .y_stride = n, .row_bytes = k * (bits) / 8,         \
+            .group = group, .groups = k / group, .codes_form = (uint32_t)codes_form,                                  \
+            .zeros_form = (uint32_t)zeros_form, .n_begin = n_begin, .n_end = n_end};                                  \
+        symbol##_body(&c);                                                                                            \
+    }                                                                                                                 \
+    static inline void symbol##_body(const struct hwc_dequantise_matmul *c)
+
+#define HWC_DEQUANTISE_MATMUL_INT4(symbol) HWC_DEQUANTISE_MATMUL_(symbol, 4)
+#define HWC_DEQUANTISE_MATMUL_INT8(symbol) HWC_DEQUANTISE_MATMUL_(symbol, 8)
+
+#define HWC_MATMUL_FP8(symbol)                                                                                        \
+    static inline void symbol##_body(const struct hwc_matmul_fp8 *c);                                                 \
+    HWC_EXPORT void symbol(const float *x, size_t x_at, const uint8_t *codes, size_t codes_at, const float *scales,   \
+                           size_t scales_at, float *y, size_t y_at, size_t m, size_t n, size_t k, size_t n_begin,     \
+                           size_t n_end) {                                                                            \
+        const struct hwc_matmul_fp8 c = {.x = x + x_at, .codes = codes + codes_at, .scales = scales + scales_at,      \
+                                         .y = y + y_at, .m = m, .n = n, .k = k, .x_stride = k, .y_stride = n,         \
+                                         .n_begin = n_begin, .n_end = n_end};                                         \
+        symbol##_body(&c);                                                                                            \
+    }                                                                                                                 \
+    static inline void symbol##_body(const struct hwc_matmul_fp8 *c)
+
+/* Bits with a sign at bit 31 as a float. */
+static inline float hwc_signed(float magnitude, uint32_t sign) {
+    union { float f; uint32_t u; } whole = {magnitude};
+    whole.u |= sign;
+    return whole.f;
+}
+
+/* float16 bits to float32, for compilers and cores without the type. Weights hold no infinities and no NaN. Subnormals
+ * are converted from integers: as float32 subnormals they would be flushed to zero on the threads that run kernels. */
+static inline float hwc_half(uint16_t bits) {
+    const uint32_t magnitude = bits & 0x7FFFu;
+    union { uint32_t u; float f; } normal = {(magnitude << 13) + (112u << 23)};
+    return hwc_signed(magnitude < 0x400u ? (float)(int)magnitude * 0x1p-24f : normal.f, (uint32_t)(bits & 0x8000u) << 16);
+}
+
+/* An E4M3 code to float32. */
+static inline float hwc_e4m3(uint8_t code) {
+    const uint32_t magnitude = code & 0x7Fu;
+    union { uint32_t u; float f; } normal = {(magnitude << 20) + (120u << 23)};
+    return hwc_signed(magnitude < 8u ? (float)(int)magnitude * 0x1p-9f : normal.f, (uint32_t)(code & 0x80u) << 24);
+}
+
+/* float32 to float16 bits, to nearest even; past its range, infinity. */
+static inline uint16_t hwc_to_half(float value) {
+    union { float f; uint32_t u; } whole = {value};
+    const uint32_t sign = (whole.u >> 16) & 0x8000u;
+    whole.u &= 0x7FFFFFFFu;
+    if (whole.u >= 0x7F800001u) return (uint16_t)(sign | 0x7E00u);
+    if (whole.u >= 0x477FF000u) return (uint16_t)(sign | 0x7C00u);
+    if (whole.u < 0x38800000u) { /* a multiple of 2^-24: adding 1/2 rounds it to one */
+        whole.f += 0.5f;
+        return (uint16_t)(sign | (whole.u - 0x3F000000u));
+    }
+    const uint32_t rounded = whole.u + 0xFFFu + ((whole.u >> 13) & 1u) - (112u << 23);
+    return (uint16_t)(sign | (rounded >> 13));
+}
+
+/* The int4 code at k of a row of codes, as it is stored. */
+static inline int hwc_nibble(const uint8_t *row, size_t k) { return (row[k / 2] >> (4 * (k & 1))) & 0xF; }
+
+/* The weight of one code in its group; `code` as stored: a nibble, or a byte. */
+static inline float hwc_weight(const struct hwc_dequantise_matmul *c, int code, int bits, size_t group_at) {
+    const int middle = 1 << (bits - 1);
+    const float scale = hwc_half(c->scales[group_at]);
+    const int level = c->codes_form == HWC_CODES_SIGNED ? (code ^ middle) - middle : code - middle;
+    if (c->zeros_form == HWC_ZEROS_OFFSET)
+        return (float)(level + middle) * scale + hwc_half(c->offsets[group_at]);
+    return (float)(level - (c->zeros_form == HWC_ZEROS_POINT ? c->zeros[group_at] : 0)) * scale;
+}
+
+#endif

@@ -1,0 +1,126 @@
+"""A call of a vendor's kernel as MLIR: the dispatch in the model, and the executable that holds the kernel's import.
+
+The C side of the call is lower/kernels/hwc_kernels.h; both sides change together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hwc.lower.passes.graph import TensorType
+from hwc.lower.passes.linalg import Value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Import:
+    """A kernel to link: what its descriptor calls it, its symbol, and the object that has it."""
+
+    name: str
+    symbol: str
+    object: str
+    """File name on the compiler's object search path."""
+    columns_per_call: int
+    """Most columns of the result that one call computes; calls may run at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One product of static sizes by a kernel: its operands in the order of the C function, the result last."""
+
+    kernel: Import
+    operands: tuple[TensorType, ...]
+    elements: tuple[str, ...]
+    """Element type under which the kernel reads each operand and writes the result: ``f32``, ``i16`` bits, ``i8``."""
+    result: TensorType
+    sizes: tuple[int, ...]
+    """Integers of the C function after its buffers, m, n and k first; begin and end of the columns follow."""
+
+    @property
+    def name(self) -> str:
+        """Name of the executable and its export: equal calls share one."""
+        kinds = "_".join(f"{element}{math.prod(kind.shape)}" for element, kind in self._buffers())
+        return f"kernel_{self.kernel.name}_{'x'.join(map(str, self.sizes))}_{kinds}".replace("-", "_")
+
+    @property
+    def calls(self) -> int:
+        """How many calls the columns take."""
+        return -(-self.sizes[1] // self.kernel.columns_per_call)
+
+    def _buffers(self) -> list[tuple[str, TensorType]]:
+        return list(zip(self.elements, (*self.operands, self.result), strict=True))
+
+    def dispatch(self, operands: Sequence[Value], result: Value) -> str:
+        """Return the line that computes ``result`` in the model."""
+        names = ", ".join(value.name for value in operands)
+        types = ", ".join(value.type.builtin() for value in operands)
+        return f"{result.name} = flow.dispatch @{self.name}::@{self.name}({names}) : ({types}) -> {_told(result)}"
+
+    def executable(self) -> list[str]:
+        """Return the executable's lines, to stand once in the module."""
+        return [
+            f"  stream.executable private @{self.name} {{",
+            f"    stream.executable.export public @{self.name} workgroups() -> (index, index, index) {{",
+            f"      %calls = arith.constant {self.calls} : index",
+            "      %one = arith.constant 1 : index",
+            "      stream.return %calls, %one, %one : index, index, index",
+            "    }",
+            "    builtin.module {",
+            f"      func.func private @{self.kernel.symbol}({', '.join(self._signature())}) attributes {{{_STATIC}, "
+            f'hal.executable.objects = [#hal.executable.object<{{path = "{self.kernel.object}"}}>]}}',
+            *(f"      {line}" for line in self._body()),
+            "    }",
+            "  }",
+        ]
+
+    def _signature(self) -> list[str]:
+        buffers = [part for element in self.elements for part in (f"memref<{element}>", "index")]
+        return [*buffers, *("index" for _ in (*self.sizes, "begin", "end"))]
+
+    def _body(self) -> list[str]:
+        buffers = self._buffers()
+        arguments = ", ".join(f"%b{at}: !stream.binding" for at in range(len(buffers)))
+        lines = [f"func.func @{self.name}({arguments}) {{", "  %zero = arith.constant 0 : index"]
+        for at, (element, kind) in enumerate(buffers):
+            lines += [f"  {line}" for line in _pointer(at, element, _count(kind, element))]
+        lines += [f"  %s{at} = arith.constant {size} : index" for at, size in enumerate(self.sizes)]
+        lines += [
+            "  %call = stream.dispatch.workgroup.id[0] : index",
+            f"  %columns = arith.constant {self.kernel.columns_per_call} : index",
+            "  %begin = arith.muli %call, %columns : index",
+            "  %next = arith.addi %begin, %columns : index",
+            "  %end = arith.minui %next, %s1 : index",
+        ]
+        pointers = [part for at in range(len(buffers)) for part in (f"%p{at}", f"%o{at}")]
+        given = [*pointers, *(f"%s{at}" for at in range(len(self.sizes))), "%begin", "%end"]
+        lines.append(f"  func.call @{self.kernel.symbol}({', '.join(given)}) : ({', '.join(self._signature())}) -> ()")
+        return [*lines, "  return", "}"]
+
+
+_STATIC = "hal.import.static, llvm.bareptr = [true]"
+
+
+def _pointer(at: int, element: str, count: int) -> list[str]:
+    """Take a binding apart into base and offset.
+
+    The layout has to leave the offset open: under the identity layout IREE 3.13 takes it for 0 and drops the binding's
+    own, so that a kernel reads and writes the wrong part of a shared buffer, without a word.
+    """
+    kind = f"memref<{count}x{element}, strided<[1], offset: ?>>"
+    return [
+        f"%m{at} = stream.binding.subspan %b{at}[%zero] : !stream.binding -> {kind}",
+        f"%p{at}, %o{at}, %n{at}, %t{at} = memref.extract_strided_metadata %m{at} : {kind} -> "
+        f"memref<{element}>, index, index, index",
+    ]
+
+
+_BITS = {"i4": 4, "i8": 8, "i16": 16, "f16": 16, "i32": 32, "f32": 32}
+
+
+def _count(kind: TensorType, element: str) -> int:
+    return math.prod(kind.shape) * _BITS[kind.dtype] // _BITS[element]
+
+
+def _told(value: Value) -> str:
+    return value.type.builtin()

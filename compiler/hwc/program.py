@@ -72,6 +72,8 @@ class Program:
     parameters: tuple[Slice, ...]
     functions: tuple[Function, ...]
     device: Device
+    beside: tuple[Device, ...] = ()
+    """Further devices the code runs on, in the order of their ordinals: the host of a chip, or other chips."""
 
 
 def to_json(program: Program) -> str:
@@ -87,6 +89,7 @@ def from_json(text: str) -> Program:
         parameters=tuple(_slice(entry) for entry in raw["parameters"]),
         functions=functions_from(raw["functions"]),
         device=device_from(raw["device"]),
+        beside=tuple(device_from(entry) for entry in raw.get("beside", ())),
     )
 
 

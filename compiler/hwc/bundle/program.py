@@ -20,6 +20,7 @@ def program_of(variant: Variant) -> Program:
             parameters=tuple(_slice(blob) for blob in weights),
             functions=functions,
             device=device,
+            beside=tuple(device_from(entry) for entry in variant.facts["lower"].get("beside", ())),
         )
     except (KeyError, TypeError) as error:
         raise IntegrityError(f"the variant's facts do not describe a program: {error}", where=variant.name) from error

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from hwc.formats import Format, Kind
 from hwc.predict.operation import Operation
 from hwc.spec.legality import Action, FormatRule, LegalityRule, Placement, ShapeDim
-from hwc.spec.target import TargetSpec
 
 ON_CHIP: frozenset[Action] = frozenset({"native", "kernel"})
 """Actions that count as covered: the chip's own units, or its vendor's kernels."""
@@ -36,9 +35,11 @@ class Verdict:
         return self.action in ON_CHIP
 
 
-def judge(operations: Iterable[Operation], target: TargetSpec) -> tuple[Verdict, ...]:
+def judge(
+    operations: Iterable[Operation], rules: Sequence[LegalityRule], placement: Placement
+) -> tuple[Verdict, ...]:
     """Return what becomes of each operation, in order."""
-    return tuple(judge_one(operation, target.legality, target.placement) for operation in operations)
+    return tuple(judge_one(operation, rules, placement) for operation in operations)
 
 
 def judge_one(operation: Operation, rules: Sequence[LegalityRule], placement: Placement) -> Verdict:

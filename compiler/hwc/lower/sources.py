@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hwc.lower import iree
+from hwc.lower.flow_lines import function_at, short
 
 if TYPE_CHECKING:
     import onnx
@@ -16,7 +17,6 @@ LOCATIONS = "--mlir-print-debuginfo"
 _DISPATCH = re.compile(r"\bflow\.dispatch @[^ ]*::@(?P<export>[^( ,]+)")
 _LINE = re.compile(rf'"{re.escape(iree.INPUT_NAME)}":(\d+):\d+')
 _FUNCTION = re.compile(r'^\s*func\.func (?:public |private )?@"?([A-Za-z0-9_.$-]+)')
-_FLOW_FUNCTION = re.compile(r'^\s*util\.func (?:public |private )?@"?([A-Za-z0-9_.$-]+)')
 _OPERATOR = re.compile(r'torch\.operator "onnx\.([A-Za-z0-9]+)"')
 
 
@@ -30,10 +30,10 @@ def modules_of(mlir: str, flow: str, graphs: Mapping[str, onnx.ModelProto]) -> d
     found: dict[str, dict[str, tuple[str, ...]]] = {}
     function = ""
     for line in flow.splitlines():
-        if header := _FLOW_FUNCTION.match(line):
-            function = header[1].removesuffix("$async")
+        if (opened := function_at(line)) is not None:
+            function = opened
         elif match := _DISPATCH.search(line):
-            name = match["export"].partition("$")[2] or match["export"]
+            name = short(match["export"])
             modules = [owners[int(number)] for number in _LINE.findall(line) if owners.get(int(number))]
             told = found.setdefault(function, {})
             told[name] = tuple(dict.fromkeys([*told.get(name, ()), *modules]))

@@ -47,7 +47,7 @@ def _one(
         *(str(benchmark), f"--module={program.code.path}", f"--function={function.name}"),
         *(f"--parameters=model={part.path}" for part in program.parameters),
         *(f"--input={_literal(port)}" for port in function.inputs),
-        *(f"--device={program.device.driver}", "--benchmark_min_time=3x"),
+        *(f"--device={device.driver}" for device in (program.device, *program.beside)), "--benchmark_min_time=3x",
         *("--device_profiling_mode=dispatch-events,executable-metadata", f"--device_profiling_output={recording}"),
     ]
     if program.device.driver.startswith("local"):

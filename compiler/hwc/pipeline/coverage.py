@@ -47,8 +47,8 @@ def of_model(
         raise StepError("the compiler makes no dispatches of this model: it does no work", where=found.spec.name)
     return tuple(
         coverage.cover(
-            bucket, legality.judge(operations, target), gate=target.placement.coverage_gate,
-            sources=traced.modules.get(bucket, {}),
+            bucket, legality.judge(operations, target.legality, target.placement),
+            gate=target.placement.coverage_gate, sources=traced.modules.get(bucket, {}),
         )
         for bucket, operations in traced.workload.items()
     )

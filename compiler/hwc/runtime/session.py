@@ -1,4 +1,4 @@
-"""A session: one artefact loaded on one device of IREE's runtime, ready to be called."""
+"""A session: one artefact loaded on its device or devices of IREE's runtime, ready to be called."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ class Session:
 
         self.program = program
         self._device = open_device(program.device)
+        devices = [self._device, *map(open_device, program.beside)]
         self._chip = _emulated(program)
         code = _view(program.code) if self._chip is None else self._chip.code
         self._config = rt.Config(device=self._device)
@@ -73,7 +74,7 @@ class Session:
         try:
             provider = index.create_provider(scope="model")
             modules = [
-                rt.create_hal_module(instance, self._device),
+                rt.create_hal_module(instance, devices=devices),
                 rt.create_io_parameters_module(instance, provider),
                 rt.VmModule.wrap_buffer(instance, code),
             ]

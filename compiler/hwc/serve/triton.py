@@ -89,7 +89,13 @@ def _refuse(variant: Variant, backends: Sequence[Backend], allow_unverified: boo
             "the variant is unverified: it never ran on the device it is for", where=variant.name,
             hint="check it on such a machine, name other variants as BUNDLE#TARGET/SCHEME, or `--allow-unverified`",
         )
-    driver = program_of(variant).device.driver
+    program = program_of(variant)
+    driver = program.device.driver
+    if "iree" in backends and program.beside:
+        raise UsageError(
+            f"the Triton model opens one device; this artefact runs on {len(program.beside) + 1}", where=variant.name,
+            hint="export a variant that runs on one device",
+        )
     if "iree" in backends and driver not in DRIVERS:
         raise UsageError(
             f"Triton cannot have the variant's device: driver {driver!r}", where=variant.name,

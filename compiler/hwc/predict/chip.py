@@ -105,12 +105,13 @@ def corners(target: TargetSpec) -> dict[Corner, Chip]:
     return {corner: _chip(target, corner) for corner in CORNERS}
 
 
-def missing(target: TargetSpec) -> tuple[str, ...]:
-    """Return the keys of undisclosed figures that an answer was given without."""
+def missing(target: TargetSpec, *, joined: bool) -> tuple[str, ...]:
+    """Return the keys of undisclosed figures that an answer was given without; of links if chips are ``joined``."""
     hardware = target.hardware
     absent = [key for key in LATER if getattr(hardware.overheads, key.rpartition(".")[2]) is None]
-    if _joint(hardware) is not None and _joint(hardware).latency_s is None:  # type: ignore[union-attr]
-        absent.append(f"hardware.links.{_joint_name(hardware)}.latency_s")
+    if joined:
+        name, link = next((one for one in hardware.links.items() if one[1].peer == "chip"), ("", None))
+        absent += [f"hardware.links.{name}.latency_s"] if link is not None and link.latency_s is None else []
     absent += [
         f"hardware.memories.{name}.read_pj_per_byte"
         for name, memory in hardware.by_level
@@ -208,10 +209,6 @@ def _level(name: str, memory: Memory, pick: _Pick) -> Level:
 def _joint(hardware: Hardware) -> Link | None:
     """Return the link to other chips."""
     return next((link for link in hardware.links.values() if link.peer == "chip"), None)
-
-
-def _joint_name(hardware: Hardware) -> str:
-    return next((name for name, link in hardware.links.items() if link.peer == "chip"), "")
 
 
 def rate_for(chip: Chip, matrix: bool, activations: Element, weights: Element | None) -> tuple[Peak, bool]:

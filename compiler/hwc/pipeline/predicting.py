@@ -1,0 +1,134 @@
+"""Predict a model on a target: find its work, from a decoder's shape alone or from the compiler, then price it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hwc.errors import UsageError
+from hwc.events import Listener
+from hwc.pipeline import calibrating, dispatches
+from hwc.predict import answer, chip, language, shape
+from hwc.predict.answer import Answer, Setting
+from hwc.predict.language import Call
+from hwc.predict.shape import LanguageShape
+from hwc.predict.storage import Storage, storage, supported, usual_activations
+from hwc.quantise import scheme as schemes
+from hwc.spec import infer
+from hwc.spec.hardware import Element
+from hwc.spec.model import bucket_id
+from hwc.spec.project import Found, Project, find_prices, find_target
+
+BATCHES, PROMPTS, CONTEXTS = (1, 16, 64), (512,), (1024,)
+"""What is predicted of a language model unless something else is asked."""
+FLOAT = "fp32"
+"""Scheme in which the compiler is asked for work, where none is told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is to be predicted of a model."""
+
+    model: str
+    scheme: str | None = None
+    chips: int = 1
+    batches: tuple[int, ...] = ()
+    prompts: tuple[int, ...] = ()
+    contexts: tuple[int, ...] = ()
+    activations: Element | None = None
+
+    def calls(self) -> tuple[Call, ...]:
+        """Return every prefill and decode of a language model that is asked for."""
+        batches = self.batches or BATCHES
+        first = [language.prefill(batch, tokens) for batch in batches for tokens in self.prompts or PROMPTS]
+        return (*first, *(language.decode(batch, held) for batch in batches for held in self.contexts or CONTEXTS))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """A prediction, and what it is of."""
+
+    model: str
+    scheme: str
+    activations: Element
+    kv: Element | None
+    parameters: int | None
+    workload: str
+    """Where the work comes from."""
+    answer: Answer
+
+
+def predict(project: Project, asked: Asked, target_name: str, listen: Listener) -> Told:
+    """Return the prediction; raises UsageError for what cannot be predicted, naming the figure that is not told.
+
+    Of a decoder neither torch nor the compiler is asked; of any other model the compiler is, once.
+    """
+    target = find_target(project, target_name)
+    setting = Setting(
+        target=target, prices=find_prices(project), chips=asked.chips, quantised=_quantised(asked),
+        calibration=calibrating.of_target(project, target),
+    )
+    name, told, found = _shape(project, asked.model)
+    if told is not None:
+        return _language(name, told, found, asked, setting)
+    assert found is not None  # what has no shape of a decoder is a model in full
+    if asked.batches or asked.prompts or asked.contexts or asked.activations:
+        raise UsageError(
+            f"{name} is no language model: its shapes are its buckets", hint="leave out --batch, --prompt-tokens, "
+            "--context and --activations, or add buckets to its specification",
+        )
+    traced = dispatches.of_model(project, found, target_name, asked.scheme or FLOAT, listen)
+    batches = {bucket_id(bucket): bucket.get(found.spec.batch_dim, 1) for bucket in found.spec.buckets}
+    shapes = {bucket: (batches.get(bucket, 1), operations) for bucket, operations in traced.workload.items()}
+    return Told(
+        model=name, scheme=asked.scheme or FLOAT, activations="float32", kv=None, parameters=None,
+        workload="the compiler's dispatches", answer=answer.of_shapes(shapes, setting),
+    )
+
+
+def _quantised(asked: Asked) -> bool:
+    return asked.scheme is not None and not schemes.find(asked.scheme).is_float
+
+
+def _shape(project: Project, model: str) -> tuple[str, LanguageShape | None, Found | None]:
+    """Return a model's name, its shape if it is a decoder, and its specification if more than a shape is there."""
+    folder = Path(model)
+    if infer.is_path(model) and (folder / "config.json").is_file() and not any(folder.glob("*.safetensors")):
+        return infer.name_from(folder.absolute().name), shape.of_config(folder / "config.json"), None
+    found = infer.find(project, model)
+    if found.spec.generation is None:
+        return found.spec.name, None, found
+    return found.spec.name, shape.read(found.spec.source, found.folder), found
+
+
+def _language(
+    name: str, told: LanguageShape, found: Found | None, asked: Asked, setting: Setting
+) -> Told:
+    stored = _storage(asked, setting, found)
+    return Told(
+        model=name, scheme=asked.scheme or f"{stored.linears.element} weights", activations=stored.activations,
+        kv=stored.kv, parameters=told.parameters, workload="the model's shape",
+        answer=answer.of_language(told, asked.calls(), stored, setting),
+    )
+
+
+def _storage(asked: Asked, setting: Setting, found: Found | None) -> Storage:
+    """Return the types of a prediction: those asked for, else what the chip's matrix units have."""
+    activations = asked.activations or _usual(setting)
+    if asked.scheme is None:
+        return storage(None, activations)
+    tables = found.spec.quantise.embeddings if found is not None else "float"
+    return storage(schemes.find(asked.scheme).of_model(tables), activations)
+
+
+def _usual(setting: Setting) -> Element:
+    if not setting.target.hardware.units:
+        return "float32"
+    base = chip.corners(setting.target)["base"]
+    usual = usual_activations(base)
+    if not supported(base, usual):
+        raise UsageError(
+            f"no unit of `{setting.target.name}` holds {usual}", where="[hardware.units]",
+            hint="--activations names another type",
+        )
+    return usual

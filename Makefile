@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help setup system build build-all test test-all lint golden bench bench-language docs clean
+.PHONY: help setup system vulkan build build-all test test-all lint golden bench bench-language docs clean
 
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
@@ -13,7 +13,7 @@ MODELS := $(basename $(notdir $(wildcard models/*.toml)))
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
-build: setup system  ## set up, build minilm for this CPU and Vulkan in fp32, fp8 and w4a16, show the table
+build: setup vulkan  ## set up, build minilm for this CPU and Vulkan in fp32, fp8 and w4a16, show the table
 	$(BIN)/hwc build minilm
 
 build-all: setup system  ## build every shipped model for every target and scheme it names
@@ -50,6 +50,9 @@ setup: .venv/.installed
 
 system:
 	@tools/install-debian.sh
+
+vulkan:  # all that `build` needs: the emulator is larger, and for other targets
+	@tools/install-debian.sh --vulkan
 
 clean:  ## remove what tools left; .venv, artifacts/ and the cache of stage outputs (`hwc cache gc`) stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 
 from hwc.lower.flow_lines import function_at
 
@@ -13,16 +14,20 @@ _TENSOR = re.compile(r"tensor<((?:\d+x)*)[a-z]+(\d+)")
 
 def transfers(flow: str) -> dict[str, dict[str, int]]:
     """Return, for every function with any, how many tensors change the device in one call, and their bytes."""
-    found: dict[str, dict[str, int]] = {}
+    bodies: dict[str, list[str]] = {}
     function = ""
     for line in flow.splitlines():
         if (opened := function_at(line)) is not None:
             function = opened
-        elif (moved := _TRANSFER.search(line)) and function:
-            told = found.setdefault(function, {"transfers": 0, "bytes": 0})
-            told["transfers"] += 1
-            told["bytes"] += tensor_bytes(moved[1])
-    return found
+        elif function:
+            bodies.setdefault(function, []).append(line)
+    return {name: told for name, body in bodies.items() if (told := count(body))["transfers"]}
+
+
+def count(lines: Iterable[str]) -> dict[str, int]:
+    """Return how many tensors the lines of one function move to another device, and their bytes."""
+    moved = [tensor_bytes(found[1]) for found in map(_TRANSFER.search, lines) if found]
+    return {"transfers": len(moved), "bytes": sum(moved)}
 
 
 def tensor_bytes(kind: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,17 +14,19 @@ from hwc import onnx_io
 from hwc.capture import state
 from hwc.errors import InternalError, StepError
 from hwc.formats import Kind
-from hwc.lower import exact, iree, isa
+from hwc.lower import exact, hand_over, iree, isa, links
 from hwc.lower.dispatch_work import stored_types
 from hwc.lower.flags import compiler_flags
 from hwc.lower.opened import Opened
-from hwc.lower.passes.executable_target import name_executables
+from hwc.lower.passes.devices import declare_devices, write_parts
+from hwc.lower.passes.executable_target import name_executables, named
 from hwc.lower.passes.kept_state import KeptTensor, keep_state
 from hwc.lower.passes.linears import generated, rewrite_linears
 from hwc.lower.passes.merge import merge_buckets
 from hwc.lower.passes.widen_halves import widen_halves
 from hwc.lower.placing import Compilation, Placing
 from hwc.lower.placing import placed as place_work
+from hwc.lower.sharding import Sharded, shard
 from hwc.lower.vendor import Door
 from hwc.program import Function, Port
 from hwc.quantise import graph as quantised_graph
@@ -51,9 +53,11 @@ def lower(
     out: Path,
     door: Door | None = None,
     placing: Placing | None = None,
+    chip: Mapping[str, Any] | None = None,
 ) -> None:
     """Write ``module.vmfb``, ``lower.json`` and ``iree-compile.log``; what ``door`` has takes part.
 
+    ``chip`` is the device, as JSON values, that each of several chips is.
     With ``placing``, every dispatch is held to the descriptor's rules, and goes to the host where they say so.
 
     Raises StepError naming the ONNX node and its source module if the compiler refuses it.
@@ -62,6 +66,7 @@ def lower(
     work.mkdir()
     opened = Opened(door, lowering, work) if door is not None else None
     models = {bucket_id(bucket): reference_graph(graphs, quantised, bucket) for bucket in buckets}
+    split = {name: shard(model, lowering.shards) for name, model in models.items() if lowering.shards > 1}
     texts: dict[str, str] = {}
     matched: dict[str, int] = {}
     for name, model in models.items():
@@ -73,6 +78,7 @@ def lower(
     programs: tuple[Path, ...] = ()
     if opened is not None:
         module, flags, programs = opened.declared(module), (*flags, *opened.flags), opened.programs
+    handed = door is not None and door.vendor.hand_over
     parts: Mapping[str, Any] = {}
     try:
         if placing is not None:
@@ -82,6 +88,12 @@ def lower(
             )
             placed = place_work(module, placing, how, models)
             module, flags, parts = placed.mlir, placed.flags, placed.facts
+        if split and "beside" in parts:
+            raise StepError(
+                "work cannot fall back to the host from a model that is split over chips", where="[lowering] shards",
+                hint="set `shards = 1`, or let [[legality]] keep the work on the chip",
+            )
+        flags = (*flags, hand_over.FLAG) if handed else flags
         artefact, outcome = iree.compile_module(module, flags, work=work, limits=limits, programs=programs)
     except iree.CompileFailed as failure:
         if opened is not None:
@@ -92,9 +104,10 @@ def lower(
             opened.keep_log(out)
         if (work / "iree-compile.log").is_file():
             shutil.copyfile(work / "iree-compile.log", out / "iree-compile.log")
-    made = isa.executables(artefact.read_bytes(), where=lowering.triple)
-    isa.require_vlen(made, lowering.vlen_bits)
-    shutil.move(artefact, out / "module.vmfb")
+    if handed:
+        made = _sources(artefact, module, door, spec.name, models, out)
+    else:
+        made = _code(artefact, lowering, opened, out)
     functions = [asdict(_function(spec, bucket, models[bucket_id(bucket)])) for bucket in buckets]
     facts = {
         "functions": functions,
@@ -103,13 +116,30 @@ def lower(
         "rewritten_linears": matched,
         "parameters": sorted(set(re.findall(rf'parameter\.named<"{SCOPE}"::"([^"]+)">', module))),
         **parts,
-        **({"executables": [isa.facts(one) for one in made]} if made else {}),
-        **(opened.facts((out / "module.vmfb").read_bytes(), out) if opened is not None else {}),
+        **(_sharding(split, texts, lowering.shards, chip or {}) if split else {}),
+        **made,
     }
     (out / "lower.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
     volatile = {"compile_wall_s": outcome.wall_s, "compile_peak_rss_bytes": outcome.peak_rss_bytes}
     (out / "timing.json").write_text(json.dumps(volatile))
     shutil.rmtree(work)
+
+
+def _code(artefact: Path, lowering: Lowering, opened: Opened | None, out: Path) -> dict[str, Any]:
+    """Keep the code module, once what it says of itself is what was asked for; return its facts."""
+    made = isa.executables(artefact.read_bytes(), where=lowering.triple)
+    isa.require_vlen(made, lowering.vlen_bits)
+    shutil.move(artefact, out / "module.vmfb")
+    linked = opened.facts((out / "module.vmfb").read_bytes(), out) if opened is not None else {}
+    return {**({"executables": [isa.facts(one) for one in made]} if made else {}), **linked}
+
+
+def _sources(
+    sources: Path, module: str, door: Door | None, model: str, functions: Iterable[str], out: Path
+) -> dict[str, Any]:
+    assert door is not None
+    told = {"model": model, "functions": list(functions), "descriptor": door.descriptor}
+    return hand_over.write(sources, module, told, out)
 
 
 def reference_graph(graphs: Path, quantised: Path, bucket: Bucket) -> onnx.ModelProto:
@@ -133,17 +163,37 @@ def static_text(
     weights = len(onnx_io.weight_names(model))
     first_weight = len(model.graph.input) - weights if weights else None
     text = iree.import_graph(work / f"{name}.onnx", inputs=first_weight, work=work, limits=limits)
+    text = write_parts(text, SCOPE) if lowering.shards > 1 else text
     text, matched = _rewritten(keep_state(text, _kept(model)), encodings, quantised, name, opened)
     text = opened.plain(name, text) if opened is not None else text
     return widen_halves(text) if lowering.widen_halves else text, matched
 
 
 def _for_chip(module: str, lowering: Lowering, flags: tuple[str, ...], work: Path) -> str:
-    """Name the chip's own format and facts where its descriptor has them."""
-    if not lowering.format:
+    """Name the chip's own format and facts where its descriptor has them, and each of several chips."""
+    if not lowering.format and lowering.shards == 1:
         return module
     target = iree.probe_target(flags, work)
-    return name_executables(module, target, lowering.format, lowering.attributes)
+    if lowering.shards == 1:
+        return name_executables(module, target, lowering.format, lowering.attributes)
+    if lowering.format:
+        target = named(target, lowering.format, lowering.attributes)
+    return declare_devices(module, target, lowering.shards)
+
+
+def _sharding(
+    split: Mapping[str, Sharded], texts: Mapping[str, str], shards: int, chip: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Tell how a model was split, and what passes between the chips in one call of each function."""
+    return {
+        "beside": [dict(chip)] * (shards - 1),
+        "sharding": {
+            "chips": shards,
+            "functions": {
+                name: {**asdict(split[name]), **links.count(text.splitlines())} for name, text in texts.items()
+            },
+        },
+    }
 
 
 def _rewritten(

@@ -12,6 +12,7 @@ from hwc.capture.source import Located
 from hwc.errors import UsageError
 from hwc.formats import Kind
 from hwc.lower import vendor
+from hwc.lower.legality import refused_scheme
 from hwc.pipeline import stages
 from hwc.pipeline.step import Step, make_step
 from hwc.program import Device, device_facts
@@ -295,6 +296,7 @@ def _lower(
     params = {
         **params, "lowering": lowering, **({"vendor": told} if told else {}),
         **({"placing": placing} if placing else {}),
+        **({"chip": device_facts(target.device)} if target.spec.code().shards > 1 else {}),
     }
     local = {"target_folder": str(target.folder or ""), "vendor_timeout_s": str(target.spec.vendor.timeout_s)}
     inputs = {"simplify": simplify, "quantise": quantise}
@@ -317,7 +319,19 @@ def _placing(target: ResolvedTarget) -> dict[str, Any]:
 
 
 def encodings_of(target: TargetSpec, scheme: Scheme) -> dict[Kind, str]:
-    """Return the encodings a target asks for; raise UsageError if its descriptor names none for a kind of codes."""
+    """Return the encodings a target asks for.
+
+    Raises UsageError if its descriptor names none for a kind of codes, if its packing does not hold the scheme's forms,
+    or if it splits linears over chips, which takes weights in float.
+    """
+    where = f"targets/{target.name}.toml"
+    if refused := refused_scheme(scheme.formats.values(), target.formats):
+        raise UsageError(f"`{target.name}` does not hold {scheme.name}: {refused}", where=f"{where} [formats]")
+    if scheme.kinds and target.lowering is not None and target.lowering.shards > 1:
+        raise UsageError(
+            f"`{target.name}` splits linears over {target.lowering.shards} chips, which takes weights in float, not "
+            f"{scheme.name}", where=f"{where} [lowering] shards", hint="build fp32, or set `shards = 1`",
+        )
     for kind in scheme.kinds:
         if kind not in target.encoding:
             raise UsageError(

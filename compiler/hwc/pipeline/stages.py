@@ -216,6 +216,7 @@ def _lower(job: Job) -> None:
         out=job.out,
         door=_door(job),
         placing=placing.from_params(job.params["placing"]) if "placing" in job.params else None,
+        chip=job.params.get("chip"),
     )
 
 

@@ -54,6 +54,8 @@ class Lowering(Record):
     """Most points of a dispatch that one core takes at a time; derived from the hardware where absent."""
     matmul_tile_bytes: Annotated[int, Field(ge=64)] | None = None
     """Most bytes of the tiles a matmul works on; derived from the hardware where absent."""
+    shards: Annotated[int, Field(ge=1)] = 1
+    """Chips that one artefact runs on, side by side: its linears are split over them."""
     gpu: str = ""
     """Value of ``--iree-vulkan-target`` or ``--iree-cuda-target``."""
     stack_limit_bytes: Annotated[int, Field(ge=1024)] | None = None
@@ -163,6 +165,16 @@ class TargetSpec(Record):
         return self
 
     @model_validator(mode="after")
+    def _open_door(self) -> TargetSpec:
+        """Hold kernels and a compiler hook to the one backend that links them, and to something to link them into."""
+        named = "kernels" if self.kernels else "vendor.executable_hook" if self.vendor.executable_hook else ""
+        if named and self.made == "hand-over":
+            raise ValueError(f"`{named}` and `vendor.hand_over` exclude each other: a hand-over links nothing")
+        if named and self.lowering is not None and self.lowering.backend != "llvm-cpu":
+            raise ValueError(f"`{named}` needs `lowering.backend` = \"llvm-cpu\", which links objects")
+        return self
+
+    @model_validator(mode="after")
     def _sourced(self) -> TargetSpec:
         figures = dict(leaves(self.hardware, "hardware"))
         for key, figure in figures.items():
@@ -186,6 +198,17 @@ class TargetSpec(Record):
             source = self.sources[covered(key, self.sources)]
             if source.kind != "assumed":
                 raise ValueError(f"`{key}` of a hypothetical chip is assumed; its source says {source.kind}")
+        return self
+
+    @model_validator(mode="after")
+    def _enough_chips(self) -> TargetSpec:
+        if self.lowering is None or self.lowering.shards == 1:
+            return self
+        told, chips = f"`lowering.shards` = {self.lowering.shards}", self.hardware.system.chips
+        if self.lowering.shards > chips:
+            raise ValueError(f"{told}, but `hardware.system.chips` = {chips}")
+        if self.lowering.backend not in ("llvm-cpu", "vmvx"):
+            raise ValueError(f"{told} needs a backend of local devices, not {self.lowering.backend}")
         return self
 
     @model_validator(mode="after")

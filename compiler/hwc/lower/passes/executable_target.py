@@ -17,15 +17,20 @@ def name_executables(mlir: str, target: str, format_name: str, attributes: Mappi
 
     Raises ValueError if either text is not of the expected form: nothing may be compiled for another chip in silence.
     """
-    facts = "".join(f"hwc.{key} = {_literal(value)}, " for key, value in sorted(attributes.items()))
-    named, found = _FORMAT.subn(lambda match: f'{match[1]}"{format_name}"{match[2]}{facts}', target)
-    if found != 1:
-        raise ValueError(f"not an executable target: {target[:80]}")
-    device = f'#hal.device.target<"local", [{named}]>'
+    device = f'#hal.device.target<"local", [{named(target, format_name, attributes)}]>'
     result, opened = _MODULE.subn(lambda _: f"module attributes {{hal.device.targets = [{device}]}} {{", mlir, count=1)
     if opened != 1:
         raise ValueError("the text has no module without attributes")
     return result
+
+
+def named(target: str, format_name: str, attributes: Mapping[str, int | str]) -> str:
+    """Return an executable target with the chip's format and facts; raise ValueError if the text is not one."""
+    facts = "".join(f"hwc.{key} = {_literal(value)}, " for key, value in sorted(attributes.items()))
+    made, found = _FORMAT.subn(lambda match: f'{match[1]}"{format_name}"{match[2]}{facts}', target)
+    if found != 1:
+        raise ValueError(f"not an executable target: {target[:80]}")
+    return made
 
 
 def _literal(value: int | str) -> str:

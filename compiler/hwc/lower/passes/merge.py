@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-_GLOBAL = re.compile(r'^\s*util\.global private (?:mutable )?@("?[^ ]+"?) = ')
+_GLOBAL = re.compile(r'^\s*util\.global private (?:mutable )?@("?[^ ]+"?) (?:\{[^}]*\} )?= ')
 _RESOURCE_LINE = re.compile(r"^\s*([A-Za-z0-9_.$-]+): (\"0x[0-9A-Fa-f]*\",?)\s*$")
 
 

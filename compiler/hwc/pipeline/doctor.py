@@ -67,7 +67,8 @@ def _target(project: Project, name: str) -> dict[str, str]:
     if resolved.device_name and tool_path("iree-run-module") is None:
         runs, advice = "no", "pip install iree-base-runtime"
     if spec.made != "build":
-        return {"name": name, "builds": "no", "runs": "no", "advice": f"{spec.made} alone: {spec.not_built}"}
+        builds = "no" if spec.lowering is None else spec.made
+        return {"name": name, "builds": builds, "runs": "no", "advice": f"{spec.made} alone: {spec.not_built}"}
     return {"name": name, "builds": "yes", "runs": runs, "advice": advice}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
 from hwc.spec.strict import Record
 
@@ -27,7 +27,13 @@ class Spread(Record):
         return self
 
 
-Figure = Positive | Spread
+def _form(written: object) -> str:
+    return SPREAD if isinstance(written, (Mapping, Spread)) else NUMBER
+
+
+NUMBER, SPREAD = "<number>", "<spread>"
+"""How pydantic tells the forms apart; :mod:`hwc.spec.strict` leaves such marks out of keys."""
+Figure = Annotated[Annotated[Positive, Tag(NUMBER)] | Annotated[Spread, Tag(SPREAD)], Discriminator(_form)]
 
 
 def spread(figure: float | Spread) -> Spread:

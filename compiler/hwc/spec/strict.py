@@ -72,7 +72,7 @@ def _explain(error: ValidationError, record: type[BaseModel], *, where: str, tex
     problems = error.errors(include_url=False)
     unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
     first = (unknown or problems)[0]
-    loc = list(first["loc"])
+    loc = [part for part in first["loc"] if not str(part).startswith("<")]  # marks of a union are no keys
     dotted = ".".join(str(part) for part in loc)
     line = locate(text, loc)
     place = f"{where}:{line}" if line else where

@@ -77,11 +77,10 @@ def remarks(told: Told) -> list[str]:
 
 def _row(row: Row) -> list[str]:
     name = {"prefill": "prompt (TTFT)", "decode": "token (ITL)"}.get(row.phase, row.phase)
-    fits = "" if row.fits else " (does not fit)"
+    fits, per_s = "" if row.fits else " (does not fit)", f"{rate(row.per_s.base)} {row.unit}s"
     return [
-        name, str(row.batch), str(row.tokens or "–"), interval(row.seconds, 1e3), rate(row.per_s.base) + f" {row.unit}s",
-        interval(row.j_per_unit), interval(row.usd_per_million), f"{row.kv_bytes / 2**20:.1f} MiB{fits}",
-        row.call.bound,
+        name, str(row.batch), str(row.tokens or "–"), interval(row.seconds, 1e3), per_s, interval(row.j_per_unit),
+        interval(row.usd_per_million), f"{row.kv_bytes / 2**20:.1f} MiB{fits}", row.call.bound,
     ]
 
 

@@ -89,6 +89,8 @@ def read(function: Any, weights: frozenset[int]) -> Body:
     for view in block.operations:
         op = view.operation
         if op.name == "iree_tensor_ext.dispatch.tensor.load":
+            if op.operands[0] not in arguments:  # the compiler binds sizes to what is not static
+                raise ValueError(f"a shape that is not static: {op.operands[0].type}")
             place, value = arguments[op.operands[0]], op.results[0]
             sources[value], elements[place] = frozenset({place}), element(value.type)
             loaded[place] = loaded.get(place, 0.0) + _taken(value)

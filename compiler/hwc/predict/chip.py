@@ -119,6 +119,8 @@ def missing(target: TargetSpec, *, joined: bool) -> tuple[str, ...]:
     ]
     if all(rate.pj_per_flop is None for unit in hardware.units.values() for rate in unit.rates):
         absent.append("hardware.units.*.rates.pj_per_flop")
+    elif hardware.power.idle_w is None:
+        absent.append("hardware.power.idle_w")
     if hardware.power.tdp_w is None:
         absent.append("hardware.power.tdp_w")
     return tuple(absent)

@@ -5,7 +5,7 @@ Every figure is a range: low takes every low input at once, high every high one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from hwc.errors import UsageError
 from hwc.spec.prices import Owned, PriceEntry, Range, Site
@@ -58,18 +58,26 @@ def usd_per_hour(entry: PriceEntry, site: Site) -> HourlyCost:
     return _owned(entry.owned, site)
 
 
+def of_chips(hourly: HourlyCost, chips: int) -> HourlyCost:
+    """Return the cost of an hour of several devices."""
+    parts: dict[str, Range] = {
+        entry.name: scaled(part, chips) for entry in fields(hourly) if (part := getattr(hourly, entry.name)) is not None
+    }
+    return HourlyCost(**parts)
+
+
 def _owned(owned: Owned, site: Site) -> HourlyCost:
     hourly = capital_recovery_factor(site.interest_per_year, site.lifetime_years) / HOURS_PER_YEAR
     dc_hourly = capital_recovery_factor(site.interest_per_year, site.dc_lifetime_years) / HOURS_PER_YEAR
-    server = _scaled(owned.server_capex_usd, hourly)
-    facility = _scaled(_product(site.dc_capex_usd_per_w, owned.provisioned_w), dc_hourly)
-    power = _scaled(_product(owned.average_w, site.usd_per_kwh), 1 / _W_PER_KW)
+    server = scaled(owned.server_capex_usd, hourly)
+    facility = scaled(_product(site.dc_capex_usd_per_w, owned.provisioned_w), dc_hourly)
+    power = scaled(_product(owned.average_w, site.usd_per_kwh), 1 / _W_PER_KW)
     parts = {
         "capex": _sum(server, facility),
         "power": power,
-        "cooling": _scaled(power, site.pue - 1),
-        "network": _scaled(owned.network_capex_usd, hourly),
-        "maintenance": _scaled(_product(owned.maintenance_per_year, owned.server_capex_usd), 1 / HOURS_PER_YEAR),
+        "cooling": scaled(power, site.pue - 1),
+        "network": scaled(owned.network_capex_usd, hourly),
+        "maintenance": scaled(_product(owned.maintenance_per_year, owned.server_capex_usd), 1 / HOURS_PER_YEAR),
         "operations": owned.operations_usd_per_hour,
     }
     return HourlyCost(**parts, total=_sum(*parts.values()))
@@ -80,12 +88,12 @@ def usd_per_million_items(hourly: Range, items_per_s: float, utilisation: float)
 
     ``items_per_s`` is what the device does when it is busy, ``utilisation`` the share of time it is.
     """
-    return _scaled(hourly, 1e6 / (_busy(items_per_s, utilisation) * _S_PER_HOUR))
+    return scaled(hourly, 1e6 / (_busy(items_per_s, utilisation) * _S_PER_HOUR))
 
 
 def j_per_item(average_w: Range, items_per_s: float, utilisation: float) -> Range:
     """Return joules per item: average draw, idle time included, over average rate. The site's PUE is not in it."""
-    return _scaled(average_w, 1 / _busy(items_per_s, utilisation))
+    return scaled(average_w, 1 / _busy(items_per_s, utilisation))
 
 
 def _busy(items_per_s: float, utilisation: float) -> float:
@@ -94,7 +102,8 @@ def _busy(items_per_s: float, utilisation: float) -> float:
     return items_per_s * utilisation
 
 
-def _scaled(value: Range, factor: float) -> Range:
+def scaled(value: Range, factor: float) -> Range:
+    """Return a figure that many times as large."""
     return Range(low=value.low * factor, base=value.base * factor, high=value.high * factor)
 
 

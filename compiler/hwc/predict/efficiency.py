@@ -1,18 +1,20 @@
 """What a machine reaches of its peaks, by kind of work: fitted to measurements, read from ``calibration/NAME.json``.
 
-The time of one run of an operation is
+The time of one run of an operation is dispatch_s + (arithmetic² + traffic²)^½ · (1 + half.points / points), where
 
-    dispatch_s + ((flops / (flop_per_s · compute))² + (bytes / (bytes_per_s · memory))²)^½ · Π (1 + half_x / x)
+    arithmetic = flops / (flop_per_s · compute) · Π (1 + half.x / x) · (256 / a)^alignment   over x = m, n, k
+    traffic    = bytes / (bytes_per_s · memory)
 
-over the extents x = m, n, k of a matmul (points for other work): an extent equal to ``half_x`` reaches half of what
-a long one does. The root of squares lets arithmetic hide most of the traffic and not all of it.
+and a is the largest power of two in k, at most 256. An extent equal to ``half.x`` reaches half of what a long one
+does; a k of few powers of two fills vectors badly. The root of squares lets arithmetic hide most of the traffic and
+not all of it.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -24,6 +26,9 @@ from hwc.spec.legality import OpClass
 
 FORMAT = 1
 MAX_FILE_BYTES = 4 << 20
+
+
+ALIGNED = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,24 +48,39 @@ class Efficiency:
     op: OpClass
     weights: Element | None
     """Type in which stored weights lie in memory; None: of work that reads none, or of any."""
+    quantised: bool
+    """Whether of a model with quantised weights: such models are compiled at another level."""
     compute: float
     """Share of peak arithmetic that long extents reach."""
     memory: float
     """Share of memory bandwidth; above 1 where caches serve what the bytes count."""
     half: Extents = field(default_factory=Extents)
+    alignment: float = 0.0
+    """Power by which a k that is no multiple of 256 slows arithmetic."""
     low: float
     """Tenth percentile of measured ÷ predicted on shapes that were held out."""
     high: float
     """Ninetieth percentile of the same."""
     samples: int
 
-    def factor(self, operation: Operation) -> float:
-        """Return by how much the operation's extents lengthen its time."""
-        extents = {"m": operation.m, "n": operation.n, "k": operation.k, "points": operation.points}
-        found = 1.0
-        for name, extent in extents.items():
-            found *= 1 + getattr(self.half, name) / extent if extent else 1.0
-        return found
+    def told(self) -> str:
+        """Name the class in a few words."""
+        stored = f"{self.weights} weights" if self.weights else "no weights"
+        return f"{self.op}, {stored}, {'quantised' if self.quantised else 'float'} model"
+
+    def work_s(self, operation: Operation, *, flop_per_s: float, bytes_per_s: float) -> float:
+        """Return the time that arithmetic and traffic of one run take on a machine of these peaks."""
+        compute_s = operation.flops / (flop_per_s * self.compute)
+        for extent, half in ((operation.m, self.half.m), (operation.n, self.half.n), (operation.k, self.half.k)):
+            compute_s *= 1 + half / extent if extent else 1.0
+        compute_s *= (ALIGNED / aligned(operation.k)) ** self.alignment
+        memory_s = operation.traffic_bytes / (bytes_per_s * self.memory)
+        return math.hypot(compute_s, memory_s) * (1 + self.half.points / max(1, operation.points))
+
+
+def aligned(extent: int) -> int:
+    """Return the largest power of two in an extent, at most 256; of no extent, 256."""
+    return min(ALIGNED, extent & -extent) if extent else ALIGNED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,32 +108,55 @@ class Calibration:
     invocation_s: float
     classes: tuple[Efficiency, ...]
     data_sha256: str
-    held_out: Mapping[str, float]
-    """Errors on shapes that were left out of the fit, as shares of the measured time."""
+    held_out: Mapping[str, Any]
+    """Errors on shapes that were left out of the fit: of all, and by class."""
     conditions: Mapping[str, Any]
     versions: Mapping[str, str]
     samples: tuple[Mapping[str, Any], ...] = ()
     """What was measured: the data whose digest is told."""
 
-    def of(self, operation: Operation) -> Efficiency | None:
-        """Return the efficiency of an operation's class and weights, else of its class, else None."""
+    def of(self, operation: Operation, *, quantised: bool) -> Efficiency | None:
+        """Return the efficiency of the operation's class: of its weights and kind of model, or the nearest to it."""
         fitting = [entry for entry in self.classes if entry.op == operation.op]
-        exact = (entry for entry in fitting if entry.weights == operation.weights)
-        return next(exact, None) or next((entry for entry in fitting if entry.weights is None), None)
 
-    def run_s(self, operation: Operation) -> Times:
-        """Return the time of one run, dispatch included. Work of no fitted class takes the slowest class's share."""
-        entry = self.of(operation) or max(self.classes, key=lambda one: 1 / one.memory)
-        compute_s = operation.flops / (self.flop_per_s * entry.compute)
-        memory_s = operation.traffic_bytes / (self.bytes_per_s * entry.memory)
-        base = math.hypot(compute_s, memory_s) * entry.factor(operation)
-        scaled = [self.dispatch_s + base * share for share in (entry.low, 1.0, entry.high)]
-        return Times(low=min(scaled), base=scaled[1], high=max(scaled))
+        def distance(entry: Efficiency) -> tuple[bool, bool]:
+            return entry.weights != operation.weights, entry.quantised != quantised
+
+        return min(fitting, key=distance, default=None)
+
+    def run_s(self, operation: Operation, *, quantised: bool) -> Times:
+        """Return the time of one run, dispatch included; ``quantised`` tells the kind of model it is part of.
+
+        Work of a class that was never measured takes the time of the slowest class to move its bytes.
+        """
+        entry = self.of(operation, quantised=quantised) or min(self.classes, key=lambda one: one.memory)
+        base = entry.work_s(operation, flop_per_s=self.flop_per_s, bytes_per_s=self.bytes_per_s)
+        low, middle, high = (self.dispatch_s + base * share for share in (entry.low, 1.0, entry.high))
+        return Times(low=low, base=middle, high=high)
+
+    def call_s(self, operations: Iterable[Operation], *, quantised: bool) -> Times:
+        """Return the time of one call of a model: every run, and the invocation.
+
+        Errors of classes are taken to be independent of each other, and equal within a class.
+        """
+        base = self.invocation_s
+        classes: dict[tuple[str, str | None], list[float]] = {}
+        for operation in operations:
+            times = self.run_s(operation, quantised=quantised)
+            sums = classes.setdefault((operation.op, operation.weights), [0.0, 0.0])
+            sums[0] += operation.count * (times.base - times.low)
+            sums[1] += operation.count * (times.high - times.base)
+            base += operation.count * times.base
+        squares_low = sum(sums[0] ** 2 for sums in classes.values())
+        squares_high = sum(sums[1] ** 2 for sums in classes.values())
+        return Times(low=base - math.sqrt(squares_low), base=base, high=base + math.sqrt(squares_high))
 
 
 def to_json(calibration: Calibration) -> str:
-    """Serialise a calibration, sorted and indented."""
-    return json.dumps({"format": FORMAT, **asdict(calibration)}, indent=1, sort_keys=True) + "\n"
+    """Serialise a calibration, sorted, with a line for each sample."""
+    head = {"format": FORMAT, **asdict(calibration), "samples": []}
+    rows = ",\n".join(json.dumps(row, sort_keys=True) for row in calibration.samples)
+    return json.dumps(head, indent=1, sort_keys=True).replace('"samples": []', f'"samples": [\n{rows}\n]') + "\n"
 
 
 def load(path: Path) -> Calibration:
@@ -142,7 +185,8 @@ def _parsed(raw: dict[str, Any]) -> Calibration:
     numbers += [value for entry in classes for value in (entry.compute, entry.memory, entry.low, entry.high)]
     if not classes or not all(isinstance(value, (int, float)) and 0 < value < math.inf for value in numbers):
         raise ValueError("an efficiency or a peak is no positive number")
-    least = [found.dispatch_s, found.invocation_s, *(v for e in classes for v in asdict(e.half).values())]
+    least = [found.dispatch_s, found.invocation_s, *(entry.alignment for entry in classes)]
+    least += [value for entry in classes for value in asdict(entry.half).values()]
     if not all(0 <= value < math.inf for value in least):
         raise ValueError("an overhead or an extent is negative")
     if unknown := {entry.op for entry in classes} - set(get_args(OpClass)):

@@ -8,7 +8,7 @@ on each. A causal prompt of s tokens attends to s(s + 1)/2 pairs, a layer with a
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from hwc.predict.operation import Operation
@@ -57,8 +57,11 @@ def operations(shape: LanguageShape, call: Call, stored: Storage, *, chips: int 
     found = [made.gather()]
     for window, layers in windows.items():
         found += made.attention(window, layers)
-    found += made.forward(shape.layers)
-    return (*found, *made.head())
+    found += [*made.forward(shape.layers), *made.head()]
+    counts: Counter[Operation] = Counter()
+    for operation in found:
+        counts[replace(operation, count=1)] += operation.count
+    return tuple(replace(operation, count=count) for operation, count in counts.items())
 
 
 def all_reduce_bytes(shape: LanguageShape, call: Call, stored: Storage) -> float:
@@ -80,6 +83,12 @@ def kv_bytes(shape: LanguageShape, stored: Storage, batch: int, context: int) ->
 
 def _seen(window: int | None, context: int) -> int:
     return context if window is None else min(window, context)
+
+
+def _pairs(window: int | None, tokens: int) -> int:
+    """Return the pairs of a token and one it attends to, itself included, over a whole text."""
+    near = _seen(window, tokens)
+    return near * (near + 1) // 2 + (tokens - near) * near
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +151,7 @@ class _Maker:
 
     def _scores(self, window: int | None, layers: int) -> Operation:
         call, width = self.call, self.shape.head_dim
-        pairs = sum(_seen(window, position + 1) for position in range(call.context - call.tokens, call.context))
+        pairs = _pairs(window, call.context) - _pairs(window, call.context - call.tokens)
         seen = min(call.context, (window or call.context) + call.tokens - 1)
         queries = call.rows * self.heads * width * self.stored.activation_bytes
         cache = call.batch * 2 * seen * self.kv_heads * width * self.stored.kv_bytes

@@ -11,13 +11,15 @@ from typing import Any, get_args, get_type_hints
 
 from typer.main import get_command
 
-from hwc.cli import facts, facts_action
+from hwc.cli import facts as fact_commands
+from hwc.cli import facts_action
 from hwc.cli.main import app
 from hwc.errors import BY_NAME
 from hwc.formats import BITS
 from hwc.pipeline.stages import STAGES
 from hwc.quantise.scheme import OPTIONS, SCHEMES
 from hwc.spec import strict
+from hwc.spec.facts import facts
 from hwc.spec.target import TargetSpec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,22 +75,49 @@ def targets() -> list[TargetSpec]:
 
 def target_page() -> str:
     """Return what the shipped descriptors say."""
+    shipped = targets()
     rows = []
-    for spec in targets():
+    for spec in shipped:
         lowering = spec.lowering
-        chip = lowering.gpu or lowering.cpu
+        chip = (lowering.gpu or lowering.cpu) if lowering else ""
         runs = f"`{spec.execution.driver}`" + (", functional only" if spec.execution.functional_only else "")
-        runs = "compiled only" if spec.execution.driver == "none" else runs
-        rows.append(
-            f"| `{spec.name}` | {spec.title} | {spec.hardware_status} | {lowering.backend} | "
-            f"{'detected' if chip == 'host' else f'`{chip}`'} | {lowering.opt_level} | {runs} | {spec.price or '–'} |"
+        runs = "not here" if spec.execution.driver == "none" else runs
+        cells = (
+            f"`{spec.name}`", spec.title, spec.made, spec.hardware_status, lowering.backend if lowering else "–",
+            {"host": "detected", "": "–"}.get(chip, f"`{chip}`"), lowering.opt_level if lowering else "–", runs,
+            spec.price or "–",
         )
+        rows.append(f"| {' | '.join(cells)} |")
+    reasons = [f"- `{spec.name}`: {spec.not_built}." for spec in shipped if spec.not_built]
     return (
         f"# Targets\n\n{NOTICE}\nOne file of [targets/](../../targets) each. "
         "[How to add one](../how-to/add-a-target.md); the keys are in\n[schemas/target.json](schemas/target.json). "
-        "`hwc targets show NAME` adds what was detected on a machine.\n\n"
-        "| Target | Device | Hardware | Backend | Chip | Level | Runs by | Price entry |\n|"
-        + "---|" * 8 + "\n" + "\n".join(rows) + "\n"
+        "`hwc targets show NAME` adds what was detected on a machine,\n`hwc targets check NAME` whether a descriptor "
+        "can be right.\n\n"
+        "| Target | Device | hwc makes | Hardware | Backend | Chip | Level | Runs by | Price entry |\n|"
+        + "---|" * 9 + "\n" + "\n".join(rows)
+        + "\n\nWhy hwc makes no artefact:\n\n" + "\n".join(reasons)
+        + "\n\n## Figures\n\nOf one whole chip, in its peaks: dense, a multiply-add counted as two operations, a link "
+        "in each direction. A range is\nbase (low to high). What nobody has disclosed is absent.\n\n"
+        + "\n".join(_figures(spec) for spec in shipped if facts(spec))
+    )
+
+
+def _figures(spec: TargetSpec) -> str:
+    """Return one target's figures, and where they come from."""
+    found = facts(spec)
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(fact.source_key for fact in found), start=1)}
+    rows = [
+        f"| `{fact.key.removeprefix('hardware.')}` | {fact.told()} | {fact.source} ({numbers[fact.source_key]}) |"
+        for fact in found
+    ]
+    told = {
+        fact.source_key: f"{numbers[fact.source_key]}. {fact.where}{f' ({fact.as_of})' if fact.as_of else ''}"
+        for fact in found
+    }
+    return (
+        f"### {spec.name}\n\n| Figure | Value | Source |\n|---|---:|---|\n" + "\n".join(rows)
+        + "\n\n" + "\n".join(told.values()) + "\n"
     )
 
 
@@ -131,7 +160,7 @@ def stage_page() -> str:
 
 def schema_kinds() -> tuple[str, ...]:
     """Return what ``hwc schema`` can print."""
-    return get_args(get_type_hints(facts.schema)["kind"])
+    return get_args(get_type_hints(fact_commands.schema)["kind"])
 
 
 def schema(kind: str) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hwc.bundle import describe_cost, describe_language
+from hwc.bundle.fanout import fanout
 from hwc.bundle.serving import SCHEMA_VERSION, Serving, tiers
 from hwc.bundle.serving_profile import Conditions, Latency, Profile, RequestCell
 from hwc.bundle.serving_records import (
@@ -54,20 +55,22 @@ class Findings:
     raw: Mapping[str, str]
     language: Mapping[str, Any] | None = None
     """Of a language model: its shape, and ``context_tokens``."""
+    lowered: Mapping[str, Any] = field(default_factory=dict)
+    """``lower.json``: the functions, and how they are spread over devices."""
     equivalents: tuple[str, ...] = ()
     """Variants that made the same golden tokens."""
 
 
 def describe(found: Findings, prices: PriceTable) -> Serving:
     """Return the serving metadata; a variant that was not checked on its device has no latency and no claims."""
-    verified = found.check is not None
+    verified = found.check is not None and found.target.made == "build"
     language = found.language
     latency = _profile(found.profile, language) if verified and found.profile else Profile()
     quality = _quality(found.check) if found.check else ()
     resources = _resources(found, latency)
     priced = describe_cost.price(found.target, latency, prices)
     return Serving(
-        status="verified" if verified else "unverified",
+        status="hand-over" if found.target.made == "hand-over" else "verified" if verified else "unverified",
         identity=Identity(
             schema_version=SCHEMA_VERSION,
             bundle_id=found.bundle_id,
@@ -85,6 +88,7 @@ def describe(found: Findings, prices: PriceTable) -> Serving:
             **_shape(language or {}),
         ),
         resources=resources,
+        fanout=fanout(found.target, found.lowered, language=language is not None),
         definitions=describe_language.DEFINITIONS if language else CALL_DEFINITIONS,
         profile=latency,
         cost=priced,
@@ -115,6 +119,7 @@ def _target(found: Findings) -> Target:
     return Target(
         kind=found.target.kind,
         device=execution.speaks_for or found.target.title,
+        count=lowering.shards,
         isa_features=tuple(lowering.cpu_features) or ((lowering.cpu,) if lowering.cpu else ()),
         runtime=f"iree-base-runtime {found.tools.get('iree-base-runtime', 'unknown')}",
         min_runtime=found.tools.get("iree-base-runtime"),

@@ -17,8 +17,9 @@ def price(target: TargetSpec, latency: Profile, prices: PriceTable) -> Cost | No
     entry = prices.entries.get(target.price)
     if entry is None:
         return None
-    hourly = cost.usd_per_hour(entry, prices.site)
-    watts = entry.owned.average_w if entry.owned else None
+    chips = target.lowering.shards if target.lowering is not None else 1
+    hourly = cost.of_chips(cost.usd_per_hour(entry, prices.site), chips)
+    watts = cost.scaled(entry.owned.average_w, chips) if entry.owned else None
     utilisation = prices.site.utilisation
     cells = tuple(
         UsdPerMillionItems(
@@ -34,7 +35,10 @@ def price(target: TargetSpec, latency: Profile, prices: PriceTable) -> Cost | No
         usd_per_hour=UsdPerHour(**asdict(hourly)),
         usd_per_million_items=cells,
         usd_per_million_tokens=describe_language.usd(latency, hourly, watts, utilisation),
-        assumptions=(entry.source, prices.site.source, f"utilisation {utilisation:.0%}"),
+        assumptions=(
+            entry.source, prices.site.source, f"utilisation {utilisation:.0%}",
+            *((f"{chips} such devices",) if chips > 1 else ()),
+        ),
         as_of=prices.as_of,
         method="assumed",
     )

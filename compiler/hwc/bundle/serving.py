@@ -16,6 +16,7 @@ from hwc.bundle.serving_records import (
     Cost,
     Definitions,
     Equivalence,
+    Fanout,
     Identity,
     Model,
     Provenance,
@@ -36,12 +37,15 @@ _RANK: dict[str, int] = {method: rank for rank, method in enumerate(get_args(Met
 class Serving(Record):
     """All that a serving plane may know about a variant before it runs it."""
 
-    status: Literal["verified", "unverified"]
-    """``unverified``: the variant never ran on the device it is for, and tells no latency."""
+    status: Literal["verified", "unverified", "hand-over"]
+    """``unverified``: the variant never ran on the device it is for, and tells no latency; ``hand-over``: it is sources
+    for the vendor's compiler."""
     identity: Identity
     target: Target
     model: Model
     resources: Resources
+    fanout: Fanout | None = None
+    """Absent where one device does everything."""
     definitions: Definitions
     profile: Profile = Profile()
     fit: tuple[Fit, ...] = ()
@@ -65,7 +69,7 @@ class Serving(Record):
             "cost.usd_per_million_tokens": self.cost is not None and self.cost.usd_per_million_tokens,
         }
         if named := [name for name, content in told.items() if content]:
-            raise ValueError(f"status unverified, yet latency is told in: {', '.join(named)}")
+            raise ValueError(f"status {self.status}, yet latency is told in: {', '.join(named)}")
         return self
 
     @model_validator(mode="after")

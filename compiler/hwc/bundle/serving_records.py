@@ -84,6 +84,32 @@ class Resources(Record):
     """Worst method among the figures that stand directly in this group."""
 
 
+class FanoutCell(Record):
+    """What passes between the devices in one call of one shape."""
+
+    bucket: str
+    transfers: Annotated[int, Field(ge=0)]
+    link_bytes: Annotated[int, Field(ge=0)]
+    link_bytes_per_unit: NonNegative
+    """Of an item of the batch, or a token."""
+    link_s: Range | None = None
+    """As if nothing overlapped; absent where the descriptor tells no such link."""
+    link_j: Range | None = None
+
+
+class Fanout(Record):
+    """Over how many devices one request is worked on, and what passes between them."""
+
+    chips: Count
+    peer: Literal["chip", "host"]
+    """``chip``: linears are split over chips; ``host``: work the chip does not do falls back to its host."""
+    link: str | None = None
+    """Entry of the descriptor's [hardware.links] by which it is priced."""
+    unit: Literal["item", "token"]
+    cells: tuple[FanoutCell, ...]
+    method: Method
+
+
 class Definitions(Record):
     """What the latencies mean: peers differ in boundary, in percentiles and in TPOT."""
 

@@ -84,6 +84,8 @@ def _show(decision: router.Decision) -> None:
         f"  {decision.calls} call(s) of {decision.bucket}; p50 {decision.predicted_p50_ms:.1f} ms, "
         f"p99 {decision.predicted_p99_ms:.1f} ms ({decision.basis}){text}, {decision.margin_ms:.1f} ms to spare; {usd}"
     )
+    if decision.link_bytes:
+        render.note(f"over {decision.chips} chip(s); {decision.link_bytes / 1e3:.3g} kB pass between devices")
     if decision.losses:
         render.table("", ("lost", "because"), [[loss.candidate, loss.reason] for loss in decision.losses])
 
@@ -96,7 +98,7 @@ def _as_json(decision: router.Decision) -> dict[str, Any]:
             "chosen": {"node": chosen.node, "bundle": chosen.bundle, "variant": chosen.variant},
             "bucket": decision.bucket, "calls": decision.calls, "predicted_p50_ms": decision.predicted_p50_ms,
             "predicted_p99_ms": decision.predicted_p99_ms, "margin_ms": decision.margin_ms, "usd": decision.usd,
-            "basis": decision.basis,
+            "basis": decision.basis, "chips": decision.chips, "link_bytes": decision.link_bytes,
         }
         if not math.isnan(decision.ttft_p99_ms):
             told |= {"ttft_p99_ms": decision.ttft_p99_ms, "tpot_p99_ms": decision.tpot_p99_ms}

@@ -18,6 +18,7 @@ from hwc.bundle.manifest import content_sha256
 from hwc.bundle.serving import Serving, to_document
 from hwc.capture.calls import DOMAINS
 from hwc.capture.greedy import LOGITS, TOKENS
+from hwc.lower import hand_over
 from hwc.measure import noise
 from hwc.pipeline.plan import Plan, VariantPlan
 from hwc.pipeline.step import tool_version
@@ -85,8 +86,9 @@ class Outcome:
 
     def files(self) -> dict[str, Path]:
         """Role to file: what the bundle holds."""
+        code = hand_over.FILES if self.variant.target.spec.made == "hand-over" else ("module.vmfb",)
         found = {
-            "code/module.vmfb": self.path["lower"] / "module.vmfb",
+            **{f"code/{name}": self.path["lower"] / name for name in code},
             **{f"weights/{path.name}": path for path in archives_in(self.path["encode"])},
             "graph/model.onnx": self.path["encode"] / "graph.onnx",
         }
@@ -157,6 +159,7 @@ class Outcome:
             tools={tool: tool_version(tool) for tool in TOOLS},
             raw={name: digest.of_json(document) for name, document in self.documents().items()},
             language=self.language(),
+            lowered=_read(self.path["lower"], "lower.json"),
             equivalents=equivalents(self.variant.name, golden_tokens),
         )
         return describe(found, prices)

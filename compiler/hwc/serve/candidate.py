@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from hwc.bundle.serving import Serving
 from hwc.serve.token_grid import TokenGrid, basis, bound_ms, token_grid
@@ -44,6 +45,8 @@ class Candidate:
     variant: str
     model: str
     verified: bool
+    runs: bool = True
+    """Whether there is code to run: a hand-over has none."""
     cells: tuple[Cell, ...]
     tokens: TokenGrid | None = None
     """Of a language model, which has no cells."""
@@ -53,6 +56,12 @@ class Candidate:
     margin_share: float
     """Held-out p90 error of the latency fit, added before the comparison with the objective; 0 on measured cells."""
     batch_dim: str = "batch"
+    chips: int = 1
+    """Chips that work on one request together."""
+    link_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Bucket to the bytes that pass between devices in one call; empty where one device does everything."""
+    link_bytes_per_token: float = 0.0
+    """Of a language model: the most over its shapes."""
 
     @property
     def name(self) -> str:
@@ -87,12 +96,25 @@ def prepare(node: str, bundle: str, serving: Serving, *, usd_per_hour: float | N
         variant=serving.identity.variant_id,
         model=serving.identity.model_id,
         verified=serving.status == "verified",
+        runs=serving.status != "hand-over",
         cells=tuple(cells),
         tokens=token_grid(serving),
         quality={row.metric: row.value for row in serving.quality},
         usd_per_ms=None if hourly is None else hourly / 3.6e6 / _utilisation(serving),
         margin_share=max(fits, default=0.0),
+        **_fanout(serving),
     )
+
+
+def _fanout(serving: Serving) -> dict[str, Any]:
+    told = serving.fanout
+    if told is None:
+        return {}
+    most = max((cell.link_bytes_per_unit for cell in told.cells), default=0.0)
+    return {
+        "chips": told.chips, "link_bytes": {cell.bucket: cell.link_bytes for cell in told.cells},
+        "link_bytes_per_token": most if told.unit == "token" else 0.0,
+    }
 
 
 def _utilisation(serving: Serving) -> float:

@@ -47,6 +47,10 @@ class Decision:
     usd: float | None = None
     """Cost of this request, as the base price has it."""
     basis: str = ""
+    chips: int = 1
+    """Chips that work on the request together."""
+    link_bytes: float = 0.0
+    """Bytes that pass between devices for this request."""
     rejected: tuple[Rejected, ...] = ()
 
     @property
@@ -154,6 +158,8 @@ def _offer_of_tokens(request: Request, candidate: Candidate, state: State) -> _O
 def _refused(request: Request, candidate: Candidate, state: State) -> Rejected | None:
     if candidate.model != request.model:
         return candidate, "serves another model", 0.0
+    if not candidate.runs:
+        return candidate, "a hand-over: it holds sources, and no code to run", 0.0
     if not candidate.verified and not request.allow_unverified:
         return candidate, "unverified: it never ran on the device it is for", 0.0
     if not state.healthy:
@@ -193,6 +199,8 @@ def _decision(request: Request, best: _Offer, rejected: tuple[Rejected, ...]) ->
         margin_ms=request.slo_p99_ms - p99_ms,
         usd=usd,
         basis=cell.basis,
+        chips=candidate.chips,
+        link_bytes=float(calls * candidate.link_bytes.get(cell.bucket, 0)),
         rejected=rejected,
     )
 
@@ -209,4 +217,5 @@ def _decision_of_tokens(request: Request, best: _Offer, rows: Rows, rejected: tu
         chosen=candidate, bucket=f"batch {rows.batch}", calls=rounds, predicted_p99_ms=p99_ms, ttft_p99_ms=first_ms,
         predicted_p50_ms=state.queued_ms + rounds * (ttft_ms + more * itl_ms) * state.thermal_factor,
         tpot_p99_ms=tpot_ms, margin_ms=min(left), usd=usd, basis=rows.basis, rejected=rejected,
+        chips=candidate.chips, link_bytes=request.items * (prompt + more) * candidate.link_bytes_per_token,
     )

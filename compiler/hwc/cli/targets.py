@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,7 +15,7 @@ def group() -> typer.Typer:
     made = typer.Typer(
         help="Describe, list, show and check targets.", no_args_is_help=True, rich_markup_mode=None
     )
-    for command in (targets_list, targets_show, targets_new, targets_check):
+    for command in (targets_list, targets_show, targets_new, targets_check, targets_calibrate):
         made.command(command.__name__.rpartition("_")[2])(command)
     return made
 
@@ -60,3 +61,17 @@ def targets_check(
         conformance_action.check(name, format, strict=strict)
     else:
         coverage_action.check(name, model, scheme, format)
+
+
+def targets_calibrate(
+    name: Annotated[str, typer.Argument(help="A target that this machine runs.")] = "llvm-cpu-host",
+    budget_s: Annotated[float, typer.Option("--budget-s", min=1, help="Seconds to time for, after compiling.")] = 120.0,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="JSON to write (default: targets/calibration/NAME.json).")
+    ] = None,
+    format: Format = "table",
+) -> None:
+    """Measure what this machine reaches of its peaks, by kind of work, and fit the predictions to it."""
+    from hwc.cli import calibrate_action
+
+    calibrate_action.calibrate(name, output, budget_s=budget_s, format=format)

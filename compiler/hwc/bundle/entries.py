@@ -13,8 +13,10 @@ from hwc.errors import IntegrityError, UsageError
 from hwc.oci_layout import Layout
 from hwc.oci_manifest import CREATED, INDEX_TYPE, MANIFEST_TYPE, Descriptor, Index
 
-Status = Literal["verified", "unverified"]
-STATUSES: tuple[str, ...] = get_args(Status)
+Status = Literal["verified", "unverified", "hand-over"]
+"""``verified``: it ran on the device it is for; ``hand-over``: sources for the vendor's compiler, which run nowhere."""
+STATUSES: tuple[Status, ...] = get_args(Status)
+_STATUS: Mapping[str, Status] = {status: status for status in STATUSES}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,13 +168,14 @@ def _measurement_rows(entry: VariantEntry) -> list[Descriptor]:
 
 
 def _variant(row: Descriptor, where: str) -> VariantEntry:
-    status = row.annotations.get(shapes.STATUS, "")
-    if row.media_type != INDEX_TYPE or status not in STATUSES:
-        raise IntegrityError(f"a variant is an index with a status, not {status!r:.40}", where=where)
+    told = row.annotations.get(shapes.STATUS, "")
+    status = _STATUS.get(told)
+    if row.media_type != INDEX_TYPE or status is None:
+        raise IntegrityError(f"a variant is an index with a status, not {told!r:.40}", where=where)
     return VariantEntry(
         target=shapes.name_of(row.annotations, shapes.TARGET, where=where),
         scheme=shapes.name_of(row.annotations, shapes.SCHEME, where=where),
-        status="verified" if status == "verified" else "unverified",
+        status=status,
         content_sha256=digests.checked(row.annotations.get(shapes.CONTENT, ""), where=where),
         subject=row.bare(),
     )

@@ -75,6 +75,8 @@ def attach(
             known = ", ".join(entry.name for entry in old.values()) or "none"
             raise UsageError(f"{tag} has no variant {target}/{scheme}", hint=f"it has: {known}")
         before = old[key]
+        if before.status == "hand-over":
+            raise UsageError("a hand-over holds sources: there is nothing to measure", where=before.name)
         check_measurement(measurement, before.content_sha256, status)
         added = write_measurement(layout, measurement, before.subject, before.content_sha256)
         return {**old, key: before.with_measurements([added], status)}

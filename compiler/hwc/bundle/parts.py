@@ -72,7 +72,7 @@ def check_parts(model: ModelIdentity, variants: Sequence[VariantParts]) -> None:
             check_role(role)
         if parts.status not in STATUSES or not any(role.startswith("code/") for role in parts.files):
             raise UsageError(
-                "a variant needs code and a status of verified or unverified", where=f"{parts.target}/{parts.scheme}"
+                f"a variant needs code and a status of {' or '.join(STATUSES)}", where=f"{parts.target}/{parts.scheme}"
             )
 
 
@@ -92,5 +92,7 @@ def check_measurement(measurement: MeasurementParts, content_sha256: str, status
             f"the variant is {digests.short(content_sha256)}",
             where=where,
         )
+    if (serving.status == "hand-over") != (status == "hand-over"):
+        raise UsageError(f"serving.json says {serving.status}, the variant is {status}", where=where)
     if serving.status == "verified" and status != "verified":
         raise UsageError("serving.json says verified, the variant is unverified", where=where)

@@ -5,12 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from hwc.bundle.open import Blob, Variant
-from hwc.errors import IntegrityError
+from hwc.errors import IntegrityError, UsageError
 from hwc.program import Program, Slice, device_from, functions_from
 
 
 def program_of(variant: Variant) -> Program:
-    """Return what a session needs; raise IntegrityError if the variant's facts do not describe a program."""
+    """Return what a session needs; raise IntegrityError if the variant's facts do not describe a program.
+
+    Raises UsageError for a hand-over, which holds no code.
+    """
+    if variant.status == "hand-over":
+        raise UsageError(
+            "the variant is a hand-over: it holds sources for the vendor's compiler, and no code to run",
+            where=variant.name, hint="`hwc export dir` writes its files; code/README.md tells their formats",
+        )
     try:
         device = device_from(variant.facts["device"])
         functions = functions_from(variant.facts["lower"]["functions"])

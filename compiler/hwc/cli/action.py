@@ -112,6 +112,8 @@ def show(built: Built) -> None:
     for document, reason in zip(built.serving, built.reasons, strict=True):
         if document["status"] == "unverified":
             render.note(f"{document['identity']['variant_id']} is unverified: {reason}; it tells no latency")
+        elif document["status"] == "hand-over":
+            render.note(f"{document['identity']['variant_id']} is a hand-over: sources for the vendor's compiler")
     noisy = [name for document in built.serving for name in document["profile"].get("conditions", {}).get("notes", [])]
     if noisy:
         render.note(f"? noisy cells, kept and flagged: {'; '.join(sorted(set(noisy))[:6])}")

@@ -54,7 +54,7 @@ def _details(variant: Variant) -> list[str]:
     """Return a variant's name and what its tables leave out: coverage, files, memory, where the time goes."""
     audit = variant.facts["audit"]
     weights = sum(blob.length for role, blob in variant.files.items() if role.startswith("weights/"))
-    code = variant.files["code/module.vmfb"].length
+    code = sum(blob.length for role, blob in variant.files.items() if role.startswith("code/"))
     lines = [
         variant.name,
         f"covers {audit['layers_quantised']} of {audit['layers']} linears, "

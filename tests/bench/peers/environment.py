@@ -36,6 +36,7 @@ LLAMA_CPP = Environment(
     variables={"CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF", "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count())},
     takes="10 minutes and more: it is compiled",
 )
+ZIGZAG = Environment(name="zigzag", packages=("zigzag-dse==3.9.1", "six>=1.16"))  # it imports six and does not say so
 
 
 class Unavailable(Exception):

@@ -41,16 +41,18 @@ def predict(asked: Asked, target: str, format: str) -> None:
 
 def as_table(told: Told) -> dict[str, object]:
     """Return a prediction as JSON's plain values."""
-    rows = [{**asdict(row), **_plain(row)} for row in told.answer.rows]
+    rows = [plain(row) for row in told.answer.rows]
     return {**asdict(told), "answer": {**asdict(told.answer), "rows": rows}}
 
 
-def _plain(row: Row) -> dict[str, object]:
+def plain(row: Row) -> dict[str, object]:
+    """Return one call as JSON's plain values."""
     call = {key: value for key, value in asdict(row.call).items() if key != "seconds"}
     spreads = {"seconds": row.seconds, "per_s": row.per_s, "j_per_unit": row.j_per_unit}
     told: dict[str, object] = {key: value and value.model_dump() for key, value in spreads.items()}
     energy = row.call.energy_j
     call["energy_j"] = energy and energy.model_dump()
+    told = {**asdict(row), **told}
     return {**told, "usd_per_million": row.usd_per_million and row.usd_per_million.model_dump(), "call": call}
 
 

@@ -7,15 +7,16 @@ from typing import Annotated
 
 import typer
 
+from hwc.cli.compare import targets_compare
 from hwc.cli.options import Format
 
 
 def group() -> typer.Typer:
     """Return the group of commands."""
     made = typer.Typer(
-        help="Describe, list, show and check targets.", no_args_is_help=True, rich_markup_mode=None
+        help="Describe, list, show, check and compare targets.", no_args_is_help=True, rich_markup_mode=None
     )
-    for command in (targets_list, targets_show, targets_new, targets_check, targets_calibrate):
+    for command in (targets_list, targets_show, targets_new, targets_check, targets_calibrate, targets_compare):
         made.command(command.__name__.rpartition("_")[2])(command)
     return made
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from hwc.spec import infer
 from hwc.spec.hardware import Element
 from hwc.spec.model import bucket_id
 from hwc.spec.project import Found, Project, find_prices, find_target
+from hwc.spec.target import TargetSpec
 
 BATCHES, PROMPTS, CONTEXTS = (1, 16, 64), (512,), (1024,)
 """What is predicted of a language model unless something else is asked."""
@@ -64,26 +66,50 @@ def predict(project: Project, asked: Asked, target_name: str, listen: Listener) 
     Of a decoder neither torch nor the compiler is asked; of any other model the compiler is, once.
     """
     target = find_target(project, target_name)
-    setting = Setting(
-        target=target, prices=find_prices(project), chips=asked.chips, quantised=_quantised(asked),
-        calibration=calibrating.of_target(project, target),
-    )
     name, told, found = _shape(project, asked.model)
+    answered = repeated(project, asked, target, listen)(target)
+    if told is None:
+        return Told(
+            model=name, scheme=asked.scheme or FLOAT, activations="float32", kv=None, parameters=None,
+            workload="the compiler's dispatches", answer=answered,
+        )
+    stored = _storage(asked, target, found)
+    return Told(
+        model=name, scheme=asked.scheme or f"{stored.linears.element} weights", activations=stored.activations,
+        kv=stored.kv, parameters=told.parameters, workload="the model's shape", answer=answered,
+    )
+
+
+def repeated(
+    project: Project, asked: Asked, target: TargetSpec, listen: Listener
+) -> Callable[[TargetSpec], Answer]:
+    """Return a function from a target, or one that differs in its figures, to its answer; the work is found once."""
+    name, told, found = _shape(project, asked.model)
+    prices, calibration = find_prices(project), calibrating.of_target(project, target)
+
+    def setting(changed: TargetSpec) -> Setting:
+        return Setting(
+            target=changed, prices=prices, chips=asked.chips, quantised=_quantised(asked), calibration=calibration
+        )
+
     if told is not None:
-        return _language(name, told, found, asked, setting)
+        stored = _storage(asked, target, found)
+        return lambda changed: answer.of_language(told, asked.calls(), stored, setting(changed))
     assert found is not None  # what has no shape of a decoder is a model in full
     if asked.batches or asked.prompts or asked.contexts or asked.activations:
         raise UsageError(
             f"{name} is no language model: its shapes are its buckets", hint="leave out --batch, --prompt-tokens, "
             "--context and --activations, or add buckets to its specification",
         )
-    traced = dispatches.of_model(project, found, target_name, asked.scheme or FLOAT, listen)
+    traced = dispatches.of_model(project, found, target.name, asked.scheme or FLOAT, listen)
     batches = {bucket_id(bucket): bucket.get(found.spec.batch_dim, 1) for bucket in found.spec.buckets}
     shapes = {bucket: (batches.get(bucket, 1), operations) for bucket, operations in traced.workload.items()}
-    return Told(
-        model=name, scheme=asked.scheme or FLOAT, activations="float32", kv=None, parameters=None,
-        workload="the compiler's dispatches", answer=answer.of_shapes(shapes, setting),
-    )
+    return lambda changed: answer.of_shapes(shapes, setting(changed))
+
+
+def is_language(project: Project, model: str) -> bool:
+    """Tell whether a model is a decoder, predicted from its shape."""
+    return _shape(project, model)[1] is not None
 
 
 def _quantised(asked: Asked) -> bool:
@@ -101,34 +127,23 @@ def _shape(project: Project, model: str) -> tuple[str, LanguageShape | None, Fou
     return found.spec.name, shape.read(found.spec.source, found.folder), found
 
 
-def _language(
-    name: str, told: LanguageShape, found: Found | None, asked: Asked, setting: Setting
-) -> Told:
-    stored = _storage(asked, setting, found)
-    return Told(
-        model=name, scheme=asked.scheme or f"{stored.linears.element} weights", activations=stored.activations,
-        kv=stored.kv, parameters=told.parameters, workload="the model's shape",
-        answer=answer.of_language(told, asked.calls(), stored, setting),
-    )
-
-
-def _storage(asked: Asked, setting: Setting, found: Found | None) -> Storage:
+def _storage(asked: Asked, target: TargetSpec, found: Found | None) -> Storage:
     """Return the types of a prediction: those asked for, else what the chip's matrix units have."""
-    activations = asked.activations or _usual(setting)
+    activations = asked.activations or _usual(target)
     if asked.scheme is None:
         return storage(None, activations)
     tables = found.spec.quantise.embeddings if found is not None else "float"
     return storage(schemes.find(asked.scheme).of_model(tables), activations)
 
 
-def _usual(setting: Setting) -> Element:
-    if not setting.target.hardware.units:
+def _usual(target: TargetSpec) -> Element:
+    if not target.hardware.units:
         return "float32"
-    base = chip.corners(setting.target)["base"]
+    base = chip.corners(target)["base"]
     usual = usual_activations(base)
     if not supported(base, usual):
         raise UsageError(
-            f"no unit of `{setting.target.name}` holds {usual}", where="[hardware.units]",
+            f"no unit of `{target.name}` holds {usual}", where="[hardware.units]",
             hint="--activations names another type",
         )
     return usual

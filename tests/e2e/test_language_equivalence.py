@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from test_planted_faults import inverted_byte, layers, made
 
-from command import Cli
+from command import ROOT, Cli
 from hwc.quantise.encode import read_archive
 
-CPU, REFERENCE, VULKAN = "llvm-cpu-host", "vmvx-reference", "vulkan-lavapipe"
+sys.path.insert(0, str(ROOT / "tests" / "unit"))  # emulated_parts.py
+
+from emulated_parts import needs_emulator  # noqa: E402
+
+CPU, REFERENCE, VULKAN, EMULATED = "llvm-cpu-host", "vmvx-reference", "vulkan-lavapipe", "rv64gcv-npu"
 FAULTY = "model.model.layers.1.mlp.down_proj"
 """A layer near the end, so that what comes before it agrees."""
 
@@ -101,3 +106,14 @@ def test_smollm2_makes_the_same_tokens_on_lavapipe(cli: Cli) -> None:
     found = alike(cli("build", "smollm2", *chosen, "--smoke", "--format", "json").ok().json()[0]["variants"])
     for scheme in ("fp32", "w4a16-rtn"):
         assert f"{VULKAN}/{scheme}" in found[f"{CPU}/{scheme}"]
+
+
+@needs_emulator
+@pytest.mark.slow
+def test_an_emulated_chip_goes_on_with_the_same_tokens(
+    side_by_side: tuple[Cli, list[dict[str, Any]]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    documents = build(copied(side_by_side[0], tmp_path_factory.mktemp("emulated")), CPU, EMULATED)
+    assert [row["status"] for row in documents] == ["verified", "verified"]
+    assert alike(documents) == {f"{CPU}/w4a16": [f"{EMULATED}/w4a16"], f"{EMULATED}/w4a16": [f"{CPU}/w4a16"]}
+    assert not documents[1]["profile"].get("decode")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import random
 import struct
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hwc.errors import IntegrityError
-from hwc.lower import isa, riscv, vmfb
+from hwc.lower import emulator_tools, isa, riscv, vmfb
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))  # emulated_parts.py
 
@@ -154,3 +155,40 @@ def test_the_agent_refuses_every_cut_executable(code: bytes, home: Path, tmp_pat
     elf = executable(code)[1]
     for length in (0, 1, 63, 64, 300, 1000):
         assert described(elf[:length], tmp_path, home)[0] == 1
+
+
+ATTEMPTS = """
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include "confine.h"
+int main(void) {
+  if (!confine()) return 1;
+  printf("write %d\\n", open("made", O_WRONLY | O_CREAT, 0600));
+  printf("remove %d\\n", unlink("kept"));
+  printf("network %d\\n", socket(AF_INET, SOCK_STREAM, 0));
+  printf("signal %d\\n", kill(getppid(), 0));
+  printf("fork %d\\n", (int)syscall(57));
+  printf("read %d\\n", open("kept", O_RDONLY) > 0);
+  printf("itself %d\\n", kill(getpid(), 0));
+  return 0;
+}
+"""
+
+
+@needs_emulator
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="one attempt is by an x86-64 call number")
+def test_a_confined_process_changes_nothing_and_reaches_nobody(tmp_path: Path) -> None:
+    (tmp_path / "attempts.c").write_text(ATTEMPTS)
+    (tmp_path / "kept").write_text("kept")
+    sources = emulator_tools.SOURCES
+    emulator_tools.compile_c(
+        ("gcc", "-D_GNU_SOURCE", "-I", str(sources), "-o", "attempts", "attempts.c", str(sources / "confine.c")), tmp_path
+    )
+    told = emulator_tools.call(("./attempts",), tmp_path).stdout.split()
+    assert dict(zip(told[::2], told[1::2], strict=True)) == {
+        "write": "-1", "remove": "-1", "network": "-1", "signal": "-1", "fork": "-1", "read": "1", "itself": "0",
+    }
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["attempts", "attempts.c", "kept"]

@@ -19,7 +19,7 @@ from hwc.program import EmulatedChip
 SOURCES = Path(__file__).parent / "emulator"
 C_FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-I", str(SOURCES))
 AGENT = ("agent.c", "elf_load.c", "core_probe.c")
-DRIVER = ("driver.c", "mirror.c", "child.c")
+DRIVER = ("driver.c", "mirror.c", "child.c", "confine.c")
 COUNTER = "count.c"
 _CPU = re.compile(r"[A-Za-z0-9_.,=+-]{1,256}")
 _TIMEOUT_S, _MEMORY_BYTES = 120.0, 4 << 30

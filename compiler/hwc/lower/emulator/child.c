@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "child.h"
+#include "confine.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -32,13 +33,13 @@ static void become(char *const arguments[], const int *files, int count, int die
   dup2(2, 1);
   if (nothing > 2) close(nothing);
   if (dies_with_parent) prctl(PR_SET_PDEATHSIG, SIGKILL);
-  prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
   signal(SIGINT, SIG_IGN); // Ctrl-C reaches the whole group; the agent ends when its channel closes
   signal(SIGXFSZ, SIG_IGN); // a full file is an error to whoever writes, not an end
   bound(RLIMIT_CPU, CPU_S);
   bound(RLIMIT_CORE, 0);
   bound(RLIMIT_FSIZE, 0);
   bound(RLIMIT_AS, ADDRESS_BYTES);
+  confine(); // where the kernel cannot, the bounds above still hold
   execv(arguments[0], arguments);
   _exit(127);
 }

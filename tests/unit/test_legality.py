@@ -9,8 +9,10 @@ import pytest
 from hwc.formats import Format
 from hwc.lower.coverage import cover
 from hwc.lower.legality import Verdict, fits, judge_one, refused_format
+from hwc.lower.pricing import pricing
 from hwc.predict.operation import Operation
 from hwc.spec.legality import FormatRule, LegalityRule, Placement
+from hwc.spec.target import TargetSpec
 
 MATMUL = Operation(
     op="matmul", name="matmul_8x64x32", m=8, n=64, k=32, points=512, rank=2, activations="float32", flops=32768.0,
@@ -138,3 +140,52 @@ def test_a_model_without_arithmetic_is_held_to_its_traffic() -> None:
 )
 def test_a_form_that_the_packing_does_not_hold_is_told(form: Format, told: str) -> None:
     assert refused_format(form, {"int4": FormatRule(group_sizes=(32,), zeros=("none",))}) == told
+
+
+MEMORY = {"level": 1, "size_bytes": 1e9, "read_bytes_per_s": 1e11}
+RATE = {"activations": "float32", "weights": "float32", "accumulator": "float32", "flop_per_s": 1e12}
+CHIP = {"units": {"cores": {"kind": "vector", "rates": [RATE]}}, "memories": {"dram": MEMORY}}
+LINK = {"peer": "host", "bytes_per_s": 1e9, "latency_s": 1e-6}
+
+
+def described(**hardware: object) -> TargetSpec:
+    return TargetSpec.model_validate(
+        {
+            "name": "chip", "title": "A chip", "kind": "asic", "hardware_status": "software",
+            "lowering": {"backend": "vmvx"}, "execution": {"driver": "local-sync"}, "hardware": hardware,
+            "sources": {"hardware": {"kind": "assumed"}} if hardware else {},
+        }
+    )
+
+
+def test_work_on_the_host_is_priced_by_the_link_to_it_and_the_rest_on_the_chip() -> None:
+    price, left_out = pricing(described(**CHIP, links={"pcie": LINK}), described())
+    assert price is not None
+    on_chip, on_host = verdicts()
+    assert price(on_host) == pytest.approx(2e-6 + 4096 / 1e9)
+    assert price(on_chip) == pytest.approx(3 * 1.5 * max(32768 / 1e12, 11264 / 1e11))
+    assert left_out == "the host's own time (chip tells no figures of its hardware)"
+
+
+def test_a_host_that_is_described_adds_its_own_time() -> None:
+    alone, _ = pricing(described(**CHIP, links={"pcie": LINK}), described())
+    both, left_out = pricing(described(**CHIP, links={"pcie": LINK}), described(**CHIP))
+    assert alone is not None
+    assert both is not None
+    assert both(verdicts()[1]) > alone(verdicts()[1])  # type: ignore[operator]
+    assert left_out == ""
+
+
+def test_without_the_chip_s_figures_there_is_no_price_and_the_key_is_told() -> None:
+    price, why = pricing(described(), None)
+    assert price is None
+    assert "hardware." in why
+
+
+def test_types_without_a_rate_leave_the_whole_without_a_time() -> None:
+    price, _ = pricing(described(**CHIP), None)
+    odd = replace(SOFTMAX, activations="float64")
+    found = cover(
+        "b", [judge_one(odd, [], Placement()), judge_one(SOFTMAX, [], Placement())], gate=0.5, sources={}, price=price
+    )
+    assert found.covered.predicted_time is None

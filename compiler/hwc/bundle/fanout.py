@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ from hwc.spec.hardware import Link
 from hwc.spec.prices import Range
 from hwc.spec.target import TargetSpec
 
-BATCH = "batch"
+BATCH_DIM, TOKENS_DIM = "batch", "sequence"
 
 
 def fanout(target: TargetSpec, lowered: Mapping[str, Any], *, language: bool) -> Fanout | None:
@@ -41,11 +40,12 @@ def _fanout(
     cells = []
     for function in lowered["functions"]:
         transfers, link_bytes = told.get(function["name"], (0, 0))
-        units = math.prod(size for dim, size in function["bucket"].items() if language or dim == BATCH)
+        bucket = function["bucket"]
+        units = bucket.get(BATCH_DIM, 1) * (bucket.get(TOKENS_DIM, 1) if language else 1)
         cells.append(
             FanoutCell(
                 bucket=function["name"], transfers=transfers, link_bytes=link_bytes,
-                link_bytes_per_unit=link_bytes / max(units, 1),
+                link_bytes_per_unit=link_bytes / units,
                 link_s=_seconds(link, transfers, link_bytes) if link is not None else None,
                 link_j=_joules(link, link_bytes) if link is not None else None,
             )

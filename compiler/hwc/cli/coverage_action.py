@@ -46,6 +46,9 @@ def _show(title: str, shapes: Sequence[Coverage]) -> None:
             f"{shape.covered.traffic_bytes:.2%} of bytes, {shape.covered.dispatches:.2%} of dispatches; "
             f"the gate is {shape.gate:.0%} of arithmetic"
         )
+    if unpriced := shapes[0].unpriced:
+        what = "leave out" if shapes[0].covered.predicted_time is not None else "are not told"
+        render.note(f"predicted times {what}: {unpriced}")
 
 
 def _shares(shares: Shares) -> list[str]:

@@ -9,8 +9,8 @@ from typing import get_args
 from hwc.lower.legality import Verdict, told_types
 from hwc.spec.legality import Action, OpClass
 
-Price = Callable[[Verdict], float]
-"""Predicted seconds of all runs of an operation, as placed, in one call of the model."""
+Price = Callable[[Verdict], float | None]
+"""Predicted seconds of all runs of an operation, as placed, in one call of the model; None: it cannot be told."""
 Sources = Mapping[str, tuple[str, ...]]
 """Name of a dispatch to the modules whose work it does."""
 
@@ -51,6 +51,8 @@ class Coverage:
     blockers: tuple[Blocker, ...]
     """Largest first: by arithmetic, then traffic."""
     gate: float
+    unpriced: str = ""
+    """What predicted times leave out, or why there are none."""
 
     @property
     def passed(self) -> bool:
@@ -84,7 +86,8 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def cover(
-    bucket: str, verdicts: Sequence[Verdict], *, gate: float, sources: Sources, price: Price | None = None
+    bucket: str, verdicts: Sequence[Verdict], *, gate: float, sources: Sources, price: Price | None = None,
+    unpriced: str = "",
 ) -> Coverage:
     """Return the coverage of one static shape.
 
@@ -108,7 +111,9 @@ def cover(
             groups.setdefault(key, []).append(verdict)
     blockers = [_blocker(key, group, whole, sources, price) for key, group in groups.items()]
     blockers.sort(key=lambda blocker: (blocker.shares.flops, blocker.shares.traffic_bytes), reverse=True)
-    return Coverage(bucket=bucket, covered=covered, by_action=by_action, blockers=tuple(blockers), gate=gate)
+    return Coverage(
+        bucket=bucket, covered=covered, by_action=by_action, blockers=tuple(blockers), gate=gate, unpriced=unpriced
+    )
 
 
 def _blocker(
@@ -130,5 +135,11 @@ def _total(verdicts: Sequence[Verdict], price: Price | None) -> _Totals:
         flops=sum(run.flops * run.count for run in runs),
         traffic_bytes=sum(run.traffic_bytes * run.count for run in runs),
         dispatches=sum(run.count for run in runs),
-        seconds=None if price is None else sum(map(price, verdicts)),
+        seconds=_sum([price(verdict) for verdict in verdicts]) if price is not None else None,
     )
+
+
+def _sum(told: Sequence[float | None]) -> float | None:
+    """Return the sum; None if a part of it cannot be told."""
+    known = [seconds for seconds in told if seconds is not None]
+    return sum(known) if len(known) == len(told) else None

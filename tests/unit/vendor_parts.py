@@ -21,18 +21,29 @@ def target(folder: Path, name: str = "acme-one") -> TargetSpec:
     return TargetSpec.model_validate(tomllib.loads((folder / f"{name}.toml").read_text()))
 
 
-def door(folder: Path, *, columns: int = 128, rules: tuple[LegalityRule, ...] = (), **kernels: VendorKernel) -> Door:
-    """Return Acme One's door, with other kernels where some are given."""
+def door(folder: Path, *, columns: int = 128, rules: tuple[LegalityRule, ...] = ()) -> Door:
+    """Return Acme One's door."""
     spec = target(folder)
     found = vendor.door(vendor.params(spec, folder), folder, 60.0)
     assert found is not None
     own = {
         name: kernel.model_copy(update={"columns_per_call": columns})
-        for name, kernel in (kernels or found.kernels).items()
+        for name, kernel in found.kernels.items()
     }
     return replace(found, kernels=own, rules=rules)
+
+
+def with_kernels(folder: Path, kernels: dict[str, VendorKernel], **told) -> Door:
+    """Return Acme One's door with these kernels, in another folder."""
+    return replace(door(ACME), folder=folder, kernels=kernels, **told)
 
 
 def opened(work: Path, *, columns: int = 128, lowering: Lowering = X86) -> Opened:
     """Return Acme One's door with its objects made."""
     return Opened(door(ACME, columns=columns), lowering, work)
+
+
+RISCV = Lowering(
+    backend="llvm-cpu", cpu="generic-rv64", triple="riscv64-unknown-elf", abi="lp64d",
+    cpu_features=("+m", "+a", "+f", "+d", "+c"),
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,29 +60,40 @@ def _encodable(suites: Sequence[Suite], place: Place) -> list[Suite]:
     ]
 
 
-def _peaks(program: Program, work: Path) -> dict[str, float]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Best:
+    """What the machine does at best."""
+
+    flop_per_s: float
+    bytes_per_s: float
+    cache_bytes: int
+
+
+def _peaks(program: Program, work: Path) -> Best:
     found = [peaks.measure(program, work) for _ in range(PEAK_ROUNDS)]
     if missing := next((row["reason"] for row in found if not row["available"]), ""):
         raise MachineError(f"this machine's peaks cannot be measured: {missing}")
     threads = program.device.threads
-    return {
-        "flop_per_s": threads * 1e9 * max(row["gflop_per_s"]["best"] for row in found),
-        "bytes_per_s": max(row["read_bytes_per_s"]["best"] for row in found),
-    }
+    return Best(
+        flop_per_s=threads * 1e9 * max(row["gflop_per_s"]["best"] for row in found),
+        bytes_per_s=max(row["read_bytes_per_s"]["best"] for row in found),
+        cache_bytes=found[0]["last_cache_bytes"] or 0,
+    )
 
 
-def fitted(target: str, timed: Sequence[Timed], best: dict[str, float], facts: dict[str, Any]) -> Calibration:
+def fitted(target: str, timed: Sequence[Timed], best: Best, facts: dict[str, Any]) -> Calibration:
     """Return the calibration that the timed suites come to."""
     empty_s, dispatch_s = min(one.empty_s for one in timed), min(one.dispatch_s for one in timed)
     samples = [
         replace(sample, seconds=sample.seconds + dispatch_s) for one in timed for sample in one.samples
     ]  # the profiler's clock starts when the dispatch's own code does
-    found = fit_classes(samples, Peaks(**best, dispatch_s=dispatch_s))
+    peaks_of = Peaks(flop_per_s=best.flop_per_s, bytes_per_s=best.bytes_per_s, dispatch_s=dispatch_s)
+    found = fit_classes(samples, peaks_of)
     rows = tuple(_row(sample) for sample in samples)
     return Calibration(
         target=target, machine=machine.describe().as_json(),
-        measured_utc=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), flop_per_s=best["flop_per_s"],
-        bytes_per_s=best["bytes_per_s"], dispatch_s=dispatch_s, invocation_s=empty_s, classes=found.classes,
+        measured_utc=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **asdict(best), dispatch_s=dispatch_s,
+        invocation_s=empty_s, classes=found.classes,
         data_sha256=digest.of_json(list(rows)),
         held_out={
             "all": asdict(found.held_out), "by_class": {name: asdict(row) for name, row in found.by_class.items()},
@@ -103,5 +114,5 @@ def _row(sample: Sample) -> dict[str, Any]:
     operation = sample.operation
     return {
         **{key: value for key, value in asdict(operation).items() if key != "count"},
-        "quantised": sample.quantised, "seconds": sample.seconds, "spread": sample.spread,
+        "quantised": sample.quantised, "resident": sample.resident, "seconds": sample.seconds, "spread": sample.spread,
     }

@@ -222,8 +222,8 @@ def _calls(one: Built, work: Path) -> dict[str, float]:
 def _timed(one: Built, minima: Mapping[str, list[float]], calls: Sequence[Mapping[str, float]]) -> Timed:
     samples = tuple(
         Sample(
-            operation=replace(operation, count=1), quantised=one.suite.form is not None, seconds=min(minima[name]),
-            spread=spread(minima[name]),
+            operation=replace(operation, count=1), quantised=one.suite.form is not None,
+            resident=one.suite.resident, seconds=min(minima[name]), spread=spread(minima[name]),
         )
         for name, operation in one.operations.items()
         if name in minima

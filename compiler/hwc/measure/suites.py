@@ -15,6 +15,9 @@ class Suite:
     name: str
     form: Format | None
     """How weights of linears are stored; None for float."""
+    resident: bool
+    """Whether everything it reads stays in the last cache from call to call, as a small model's weights and any model's
+    activations do; the others' weights come from memory each time."""
     probes: tuple[Probe, ...]
 
 
@@ -56,10 +59,22 @@ _CONVS = (
     Conv(batch=1, channels=64, filters=64, side=14, window=3), Conv(batch=6, channels=3, filters=12, side=28, window=3),
     Conv(batch=6, channels=12, filters=24, side=14, window=3, pool=True),
 )  # fmt: skip
+_SMALL = (
+    Linear(m=1, k=96, n=24), Linear(m=1, k=192, n=320, then="gelu"), Linear(m=1, k=320, n=448),
+    Linear(m=1, k=448, n=320), Linear(m=1, k=704, n=96), Linear(m=1, k=1024, n=160, then="relu"),
+    Linear(m=12, k=192, n=320, then="gelu"),
+    Linear(m=12, k=320, n=320, then="relu"), Linear(m=12, k=448, n=24), Linear(m=24, k=448, n=320),
+    Linear(m=6, k=1024, n=96), Linear(m=48, k=320, n=192),
+)  # fmt: skip
+_ACTIVATIONS: tuple[Probe, ...] = (*_ATTENTION, *_ROWS)
+_INT4, _INT8, _FP8 = Format(kind="int4", group_size=32), Format(kind="int8", group_size=32), Format(kind="fp8")
 SUITES = (
-    Suite(name="float", form=None, probes=(*_LINEARS, *_ATTENTION, *_ROWS, *_CONVS)),
-    Suite(name="int4", form=Format(kind="int4", group_size=32), probes=(*_LINEARS, *_ATTENTION, *_ROWS)),
-    Suite(name="int8", form=Format(kind="int8", group_size=32), probes=_LINEARS),
-    Suite(name="fp8", form=Format(kind="fp8"), probes=_LINEARS),
+    Suite(name="float", form=None, resident=False, probes=_LINEARS),
+    Suite(name="float_small", form=None, resident=True, probes=(*_SMALL, *_CONVS)),
+    Suite(name="float_activations", form=None, resident=True, probes=_ACTIVATIONS),
+    Suite(name="int4", form=_INT4, resident=False, probes=_LINEARS),
+    Suite(name="int4_activations", form=_INT4, resident=True, probes=_ACTIVATIONS),
+    Suite(name="int8", form=_INT8, resident=False, probes=_LINEARS),
+    Suite(name="fp8", form=_FP8, resident=False, probes=_LINEARS),
 )
-"""The float suite is compiled as a float model is, the others as quantised ones: their levels differ."""
+"""The float suites are compiled as a float model is, the others as quantised ones: their levels differ."""

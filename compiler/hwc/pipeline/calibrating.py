@@ -43,10 +43,19 @@ def default_path(project: Project, target_name: str) -> Path:
 
 
 def of_target(project: Project, target: TargetSpec) -> Calibration | None:
-    """Return the calibration that a descriptor names, or None; raises as predict.efficiency.load does."""
+    """Return the calibration that a descriptor names; None where it names none.
+
+    None, too, for the CPU of the machine at hand (``cpu = "host"``) where the file is of another machine, or not there
+    yet. Raises as predict.efficiency.load does otherwise.
+    """
     if not target.calibration:
         return None
-    return load(names_on(project.targets_path)[target.name].parent / target.calibration)
+    path = names_on(project.targets_path)[target.name].parent / target.calibration
+    own = target.lowering is not None and target.lowering.cpu == "host"
+    if own and not path.is_file():
+        return None
+    found = load(path)
+    return found if not own or measured_here(found) else None
 
 
 def measured_here(calibration: Calibration) -> bool:

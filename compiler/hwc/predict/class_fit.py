@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hwc.errors import UsageError
 from hwc.predict.efficiency import ALIGNED, Efficiency, Extents, aligned
 from hwc.predict.fit import Coefficient, Errors, errors, fit
 from hwc.predict.operation import Operation
@@ -28,6 +29,8 @@ class Sample:
     operation: Operation
     quantised: bool
     """Whether it was compiled as a quantised model is."""
+    resident: bool
+    """Whether what it reads was in the last cache."""
     seconds: float
     """The least of all repeats: other work on the machine only adds."""
     spread: float
@@ -53,12 +56,12 @@ class Fitted:
 
 
 def fit_classes(samples: Sequence[Sample], peaks: Peaks) -> Fitted:
-    """Fit each class of work of at least ``LEAST_SAMPLES`` samples."""
+    """Fit each class of work of at least ``LEAST_SAMPLES`` samples; raise UsageError if there is none."""
     import numpy as np
 
-    groups: dict[tuple[str, str | None, bool], list[Sample]] = defaultdict(list)
+    groups: dict[tuple[str, str | None, bool, bool], list[Sample]] = defaultdict(list)
     for sample in samples:
-        groups[sample.operation.op, sample.operation.weights, sample.quantised].append(sample)
+        groups[sample.operation.op, sample.operation.weights, sample.quantised, sample.resident].append(sample)
     classes, measured, predicted, by_class = [], [], [], {}
     for key in sorted(groups, key=str):
         group = groups[key]
@@ -71,6 +74,8 @@ def fit_classes(samples: Sequence[Sample], peaks: Peaks) -> Fitted:
         by_class[classes[-1].told()] = errors(blind, seconds)
         measured.append(seconds)
         predicted.append(blind)
+    if not classes:
+        raise UsageError(f"no kind of work has the {LEAST_SAMPLES} samples that a fit needs, of {len(samples)}")
     held_out = errors(np.concatenate(predicted), np.concatenate(measured))
     return Fitted(classes=tuple(classes), held_out=held_out, by_class=by_class)
 
@@ -140,8 +145,8 @@ def _shape(operation: Operation) -> tuple[int, ...]:
 def _class(group: Sequence[Sample], values: Mapping[str, float], ends: tuple[float, float]) -> Efficiency:
     first = group[0]
     return Efficiency(
-        op=first.operation.op, weights=first.operation.weights, quantised=first.quantised, compute=values["compute"],
-        memory=values.get("memory", 1.0),
+        op=first.operation.op, weights=first.operation.weights, quantised=first.quantised,
+        resident=first.resident, compute=values["compute"], memory=values.get("memory", 1.0),
         half=Extents(**{name: values[name] for name in ("m", "n", "k", "points") if name in values}),
         alignment=values.get("alignment", 0.0), low=ends[0], high=ends[1], samples=len(group),
     )

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -29,6 +29,7 @@ MAX_FILE_BYTES = 4 << 20
 
 
 ALIGNED = 256
+_CACHE_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,8 @@ class Efficiency:
     """Type in which stored weights lie in memory; None: of work that reads none, or of any."""
     quantised: bool
     """Whether of a model with quantised weights: such models are compiled at another level."""
+    resident: bool
+    """Whether what it reads is in the last cache from the call before."""
     compute: float
     """Share of peak arithmetic that long extents reach."""
     memory: float
@@ -66,7 +69,8 @@ class Efficiency:
     def told(self) -> str:
         """Name the class in a few words."""
         stored = f"{self.weights} weights" if self.weights else "no weights"
-        return f"{self.op}, {stored}, {'quantised' if self.quantised else 'float'} model"
+        kept = ", in cache" if self.resident else ""
+        return f"{self.op}, {stored}, {'quantised' if self.quantised else 'float'} model{kept}"
 
     def work_s(self, operation: Operation, *, flop_per_s: float, bytes_per_s: float) -> float:
         """Return the time that arithmetic and traffic of one run take on a machine of these peaks."""
@@ -104,6 +108,8 @@ class Calibration:
     """Measured peak of float32 multiply-adds, of as many threads as the target uses."""
     bytes_per_s: float
     """Measured rate of reading memory past the caches."""
+    cache_bytes: int
+    """Size of the last cache; 0 where the machine does not tell."""
     dispatch_s: float
     invocation_s: float
     classes: tuple[Efficiency, ...]
@@ -115,41 +121,46 @@ class Calibration:
     samples: tuple[Mapping[str, Any], ...] = ()
     """What was measured: the data whose digest is told."""
 
-    def of(self, operation: Operation, *, quantised: bool) -> Efficiency | None:
+    def resident(self, operations: Iterable[Operation]) -> bool:
+        """Return whether a model's weights stay in the last cache: they take half of it at most."""
+        return sum(one.count * one.weight_bytes for one in operations) <= _CACHE_SHARE * self.cache_bytes
+
+    def of(self, operation: Operation, *, quantised: bool, resident: bool = False) -> Efficiency | None:
         """Return the efficiency of the operation's class: of its weights and kind of model, or the nearest to it."""
         fitting = [entry for entry in self.classes if entry.op == operation.op]
 
-        def distance(entry: Efficiency) -> tuple[bool, bool]:
-            return entry.weights != operation.weights, entry.quantised != quantised
+        def distance(entry: Efficiency) -> tuple[bool, bool, bool]:
+            return entry.weights != operation.weights, entry.quantised != quantised, entry.resident != resident
 
         return min(fitting, key=distance, default=None)
 
-    def run_s(self, operation: Operation, *, quantised: bool) -> Times:
-        """Return the time of one run, dispatch included; ``quantised`` tells the kind of model it is part of.
+    def run_s(self, operation: Operation, *, quantised: bool, resident: bool = False) -> Times:
+        """Return the time of one run, dispatch included, in a model that is ``quantised`` and ``resident`` or not.
 
         Work of a class that was never measured takes the time of the slowest class to move its bytes.
         """
-        entry = self.of(operation, quantised=quantised) or min(self.classes, key=lambda one: one.memory)
+        entry = self.of(operation, quantised=quantised, resident=resident)
+        entry = entry or min(self.classes, key=lambda one: one.memory)
         base = entry.work_s(operation, flop_per_s=self.flop_per_s, bytes_per_s=self.bytes_per_s)
         low, middle, high = (self.dispatch_s + base * share for share in (entry.low, 1.0, entry.high))
         return Times(low=low, base=middle, high=high)
 
-    def call_s(self, operations: Iterable[Operation], *, quantised: bool) -> Times:
+    def call_s(self, operations: Sequence[Operation], *, quantised: bool) -> Times:
         """Return the time of one call of a model: every run, and the invocation.
 
         Errors of classes are taken to be independent of each other, and equal within a class.
         """
-        base = self.invocation_s
+        base, resident = self.invocation_s, self.resident(operations)
         classes: dict[tuple[str, str | None], list[float]] = {}
         for operation in operations:
-            times = self.run_s(operation, quantised=quantised)
+            times = self.run_s(operation, quantised=quantised, resident=resident)
             sums = classes.setdefault((operation.op, operation.weights), [0.0, 0.0])
             sums[0] += operation.count * (times.base - times.low)
             sums[1] += operation.count * (times.high - times.base)
             base += operation.count * times.base
         squares_low = sum(sums[0] ** 2 for sums in classes.values())
         squares_high = sum(sums[1] ** 2 for sums in classes.values())
-        return Times(low=base - math.sqrt(squares_low), base=base, high=base + math.sqrt(squares_high))
+        return Times(low=max(0.0, base - math.sqrt(squares_low)), base=base, high=base + math.sqrt(squares_high))
 
 
 def to_json(calibration: Calibration) -> str:

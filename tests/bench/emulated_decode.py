@@ -5,7 +5,7 @@
 Builds what is not in the cache, lowers the decode step alone, feeds it three tokens one after another, and tells the
 largest difference of the logits and what the control core executed. The emulator's time is told to the reader of the
 log alone: it is no latency of anything.
-"""  # noqa: D208
+"""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ from hwc.program import Slice
 
 sys.path.insert(0, str(ROOT / "tests" / "unit"))  # emulated_parts.py
 
-from emulated_parts import needs_emulator, with_flipped_instruction  # noqa: E402
-from test_planted_faults import made  # noqa: E402
+from emulated_parts import needs_emulator, with_flipped_instruction
+from test_planted_faults import made
 
 pytestmark = needs_emulator
 CHIP = "rv64gcv-npu"
@@ -39,7 +39,8 @@ def emulated(shared_quantised_mlp: Cli, tmp_path_factory: pytest.TempPathFactory
 
 def shipped(cli: Cli, scheme: str) -> tuple[bytes, dict[str, object]]:
     """Return a variant's code and facts, as they lie in the bundle."""
-    (variant,) = open_bundle(Layout(cli.store), parse(f"mlp:dev#{CHIP}/{scheme}", default_store=str(cli.store))).variants
+    named = parse(f"mlp:dev#{CHIP}/{scheme}", default_store=str(cli.store))
+    (variant,) = open_bundle(Layout(cli.store), named).variants
     return variant.files["code/module.vmfb"].read_bytes(), dict(variant.facts)
 
 

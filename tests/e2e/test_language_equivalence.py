@@ -15,7 +15,7 @@ from hwc.quantise.encode import read_archive
 
 sys.path.insert(0, str(ROOT / "tests" / "unit"))  # emulated_parts.py
 
-from emulated_parts import needs_emulator  # noqa: E402
+from emulated_parts import needs_emulator
 
 CPU, REFERENCE, VULKAN, EMULATED = "llvm-cpu-host", "vmvx-reference", "vulkan-lavapipe", "rv64gcv-npu"
 FAULTY = "model.model.layers.1.mlp.down_proj"

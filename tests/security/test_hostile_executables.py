@@ -16,7 +16,7 @@ from hwc.lower import emulator_tools, isa, riscv, vmfb
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))  # emulated_parts.py
 
-from emulated_parts import compiled, described, executable, needs_emulator  # noqa: E402
+from emulated_parts import compiled, described, executable, needs_emulator
 
 
 @pytest.fixture(scope="module")
@@ -184,9 +184,8 @@ def test_a_confined_process_changes_nothing_and_reaches_nobody(tmp_path: Path) -
     (tmp_path / "attempts.c").write_text(ATTEMPTS)
     (tmp_path / "kept").write_text("kept")
     sources = emulator_tools.SOURCES
-    emulator_tools.compile_c(
-        ("gcc", "-D_GNU_SOURCE", "-I", str(sources), "-o", "attempts", "attempts.c", str(sources / "confine.c")), tmp_path
-    )
+    argv = ("gcc", "-D_GNU_SOURCE", "-I", str(sources), "-o", "attempts", "attempts.c", str(sources / "confine.c"))
+    emulator_tools.compile_c(argv, tmp_path)
     told = emulator_tools.call(("./attempts",), tmp_path).stdout.split()
     assert dict(zip(told[::2], told[1::2], strict=True)) == {
         "write": "-1", "remove": "-1", "network": "-1", "signal": "-1", "fork": "-1", "read": "1", "itself": "0",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from emulated_parts import compiled, lowering
+
 from hwc.errors import UsageError
 from hwc.lower import iree, isa, tiles
 from hwc.lower.flags import compiler_flags
@@ -70,7 +70,7 @@ def test_executables_get_the_chips_format_and_facts() -> None:
 
 @pytest.mark.parametrize(("text", "target"), [("func.func @f() {}", TARGET), ("module {\n}", "#hal.other")])
 def test_a_form_that_is_not_known_is_refused(text: str, target: str) -> None:
-    with pytest.raises(ValueError, match="not an executable target|no module"):
+    with pytest.raises(ValueError, match=r"not an executable target|no module"):
         name_executables(text, target, "chip-v1", {})
 
 
@@ -85,10 +85,10 @@ def test_the_module_carries_the_format_and_the_instruction_set(tmp_path: Path) -
 def test_code_for_another_vector_length_than_the_descriptors_is_refused(tmp_path: Path) -> None:
     made = isa.executables(compiled(tmp_path))
     isa.require_vlen(made, 256)
-    with pytest.raises(UsageError, match="`lowering.vlen_bits` is 512, but the code is made for 256"):
+    with pytest.raises(UsageError, match=r"`lowering.vlen_bits` is 512, but the code is made for 256"):
         isa.require_vlen(made, 512)
 
 
 def test_a_feature_that_the_compiler_does_not_know_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="does not know the feature '.zmagic'"):
+    with pytest.raises(UsageError, match=r"does not know the feature '.zmagic'"):
         iree.probe_target(compiler_flags(lowering("+zmagic")), tmp_path)

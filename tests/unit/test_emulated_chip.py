@@ -12,11 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from emulated_parts import (
-    CPU, chip, compiled, described, executable, feeds, needs_emulator, program, with_executable,
+    CPU,
+    chip,
+    compiled,
+    described,
+    executable,
+    feeds,
+    needs_emulator,
+    program,
+    with_executable,
     with_flipped_instruction,
 )
+
 from hwc import digest
 from hwc.errors import IntegrityError, MachineError
 from hwc.lower import emulate, emulator_tools, isa
@@ -126,7 +134,7 @@ def test_the_agent_itself_refuses_another_vector_length(home: Path) -> None:
 
 def test_a_core_without_an_extension_is_refused(home: Path, tmp_path: Path) -> None:
     code = compiled(tmp_path, "+zfh")
-    with pytest.raises(MachineError, match="lacks extensions .*zfh"):
+    with pytest.raises(MachineError, match=r"lacks extensions .*zfh"):
         emulate.twin(code, chip(), home)
     emulate.twin(code, chip(cpu=CPU.format(vlen=256) + ",Zfh=true"), home)
 
@@ -143,7 +151,7 @@ def test_without_the_emulator_the_package_is_named(
 
 
 def test_an_older_emulator_is_refused(code: bytes, home: Path) -> None:
-    with pytest.raises(MachineError, match="too old for this chip, which needs 99.0"):
+    with pytest.raises(MachineError, match=r"too old for this chip, which needs 99.0"):
         emulate.twin(code, chip(min_version="99.0"), home)
 
 

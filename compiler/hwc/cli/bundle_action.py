@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,10 @@ def _details(variant: Variant) -> list[str]:
         f"code {render.size(code)}, weights {render.size(weights)}, {len(variant.files)} files in all",
     ]
     chosen = exporting.chosen_measurement(variant)
-    profile = chosen.documents.get("profile.json") if chosen is not None else None
+    documents = chosen.documents if chosen is not None else {}
+    if executed := documents.get("check.json", {}).get("executed"):
+        lines += _executed(executed)
+    profile = documents.get("profile.json")
     if profile:
         told = profile["memory"]
         grown = told["private_after_load_bytes"] - told["private_before_load_bytes"]
@@ -81,6 +85,15 @@ def _details(variant: Variant) -> list[str]:
             top = ", ".join(f"{row['dispatch']} {row['share']:.0%}" for row in rows[:3])
             lines.append(f"{name} spends its time in {top}")
     return lines
+
+
+def _executed(told: Mapping[str, Any]) -> list[str]:
+    """Return what an emulated chip's control core did in the check: instructions, of which no time follows."""
+    rows = told["dispatches"]
+    total = told["instructions"]
+    calls = sum(row["calls"] for row in rows)
+    top = ", ".join(f"{row['dispatch']} {row['instructions'] / total:.0%}" for row in rows[:3] if total)
+    return [f"emulated: the control core executed {total:,} instructions in {calls} dispatches of the check; {top}"]
 
 
 def diff(before: str, after: str, *, everything: bool, format: str) -> None:

@@ -33,10 +33,17 @@ def serve(
     told.raise_told(folder)
     report = folder / "report.json"
     if outcome.returncode != 0 or not report.is_file():
-        last = (outcome.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = _reason(outcome.stderr)
         raise StepError(
             f"the artefact's process {outcome.describe()}: {last}",
             where=str(program.code.path),
             hint="the device's driver or the generated code failed; try another optimisation level or target",
         )
     return {"peak_rss_bytes": outcome.peak_rss_bytes, **json.loads(report.read_text())}
+
+
+def _reason(stderr: str) -> str:
+    """Return what an emulated chip said as it ended, which is more than the runtime knows; else the last line."""
+    lines = stderr.strip().splitlines() or ["it said nothing"]
+    told = [line for line in lines if line.startswith(("emulated chip: ", "qemu-"))]
+    return "; ".join(told[-3:]) or lines[-1]

@@ -33,7 +33,7 @@ def entry(**changes: object) -> Efficiency:
 def calibration(*classes: Efficiency) -> Calibration:
     return Calibration(
         target="t", machine={"fingerprint": "f"}, measured_utc="2026-01-01T00:00:00Z", flop_per_s=1e11,
-        bytes_per_s=1e10, cache_bytes=4 << 20, dispatch_s=1e-6, invocation_s=1e-5,
+        bytes_per_s=1e10, cache_bytes=8 << 20, dispatch_s=1e-6, invocation_s=1e-5,
         classes=classes or (entry(), entry(op="elementwise", weights=None)), data_sha256="sha256:0",
         held_out={"all": {"median": 0.1}}, conditions={}, versions={}, samples=({"seconds": 1.0},),
     )
@@ -92,6 +92,15 @@ def test_takes_the_class_of_the_same_weights_kind_and_place() -> None:
     assert found.of(MATMUL, quantised=False, resident=True) == classes[3]
 
 
+def test_heads_and_many_products_at_once_have_classes_of_their_own() -> None:
+    classes = (entry(), entry(large=True), entry(batched=True))
+    found = calibration(*classes)
+
+    assert found.of(replace(MATMUL, weight_bytes=2 << 20), quantised=False) == classes[1]
+    assert found.of(replace(MATMUL, batch=4, points=4 * 64 * 512), quantised=False) == classes[2]
+    assert found.of(MATMUL, quantised=False) == classes[0]
+
+
 def test_a_call_is_the_sum_of_its_runs_and_small_models_stay_in_the_cache() -> None:
     found = calibration()
     call = found.call_s([replace(MATMUL, count=3), ADD], quantised=False)
@@ -99,7 +108,7 @@ def test_a_call_is_the_sum_of_its_runs_and_small_models_stay_in_the_cache() -> N
 
     assert call.base == pytest.approx(found.invocation_s + parts)
     assert found.resident([MATMUL])
-    assert not found.resident([replace(MATMUL, count=3)])
+    assert not found.resident([replace(MATMUL, count=5)])
 
 
 def test_work_that_was_never_measured_is_given_a_time_all_the_same() -> None:

@@ -87,8 +87,7 @@ def fitted(target: str, timed: Sequence[Timed], best: Best, facts: dict[str, Any
     samples = [
         replace(sample, seconds=sample.seconds + dispatch_s) for one in timed for sample in one.samples
     ]  # the profiler's clock starts when the dispatch's own code does
-    peaks_of = Peaks(flop_per_s=best.flop_per_s, bytes_per_s=best.bytes_per_s, dispatch_s=dispatch_s)
-    found = fit_classes(samples, peaks_of)
+    found = fit_classes(samples, Peaks(**asdict(best), dispatch_s=dispatch_s))
     rows = tuple(_row(sample) for sample in samples)
     return Calibration(
         target=target, machine=machine.describe().as_json(),

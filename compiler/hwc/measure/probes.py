@@ -22,13 +22,13 @@ _ROOT_2 = 1.4142135623730951
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear:
-    """x[m, k] · W[k, n] + b, and what follows it."""
+    """x[m, k] · W[k, n], a bias where an activation of encoders follows, and that activation."""
 
     m: int
     k: int
     n: int
     then: str = "none"
-    """``none``, ``gelu``, ``silu`` (of one half, times the other linear's) or ``relu``."""
+    """``none``, ``bias``, ``gelu``, ``silu`` (of one half, times the other linear's) or ``relu``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +143,9 @@ def graph(name: str, probes: Sequence[Probe]) -> onnx.ModelProto:
 
 def _linear(g: _Graph, probe: Linear) -> None:
     x = g.input(1, probe.m, probe.k)
-    product = g.op("Add", g.op("MatMul", x, g.weight(probe.k, probe.n)), g.weight(probe.n))
+    product = g.op("MatMul", x, g.weight(probe.k, probe.n))
+    if probe.then not in ("none", "silu"):
+        product = g.op("Add", product, g.weight(probe.n))
     g.output(_THEN[probe.then](g, product, probe))
 
 
@@ -158,7 +160,8 @@ def _silu(g: _Graph, x: str, probe: Linear) -> str:
 
 
 _THEN: dict[str, Callable[[_Graph, str, Linear], str]] = {
-    "none": lambda _g, x, _: x, "gelu": _gelu, "silu": _silu, "relu": lambda g, x, _: g.op("Relu", x),
+    "none": lambda _g, x, _: x, "bias": lambda _g, x, _: x, "gelu": _gelu, "silu": _silu,
+    "relu": lambda g, x, _: g.op("Relu", x),
 }
 
 

@@ -24,15 +24,20 @@ class Suite:
 _LINEARS = (
     Linear(m=1, k=96, n=24), Linear(m=1, k=192, n=704, then="gelu"), Linear(m=1, k=320, n=1024),
     Linear(m=1, k=448, n=448, then="relu"), Linear(m=1, k=1024, n=320), Linear(m=1, k=704, n=1792),
-    Linear(m=1, k=1792, n=704), Linear(m=1, k=704, n=224), Linear(m=1, k=448, n=24576), Linear(m=1, k=896, n=1280),
+    Linear(m=1, k=1792, n=704, then="bias"), Linear(m=1, k=704, n=224), Linear(m=1, k=896, n=1280),
     Linear(m=1, k=1152, n=448), Linear(m=1, k=2560, n=896), Linear(m=4, k=448, n=1280, then="relu"),
-    Linear(m=12, k=320, n=320), Linear(m=12, k=320, n=1280, then="gelu"), Linear(m=24, k=1280, n=320),
-    Linear(m=24, k=704, n=704), Linear(m=24, k=704, n=1792, then="silu"), Linear(m=24, k=896, n=448),
-    Linear(m=96, k=320, n=320), Linear(m=96, k=448, n=448), Linear(m=96, k=448, n=1792, then="gelu"),
-    Linear(m=96, k=1792, n=448), Linear(m=160, k=704, n=224), Linear(m=160, k=896, n=1792),
-    Linear(m=320, k=448, n=448), Linear(m=768, k=320, n=320), Linear(m=768, k=320, n=1280, then="gelu"),
-    Linear(m=768, k=1280, n=320),
+    Linear(m=12, k=320, n=320, then="bias"), Linear(m=12, k=320, n=1280, then="gelu"),
+    Linear(m=12, k=704, n=448), Linear(m=24, k=1280, n=320, then="bias"), Linear(m=24, k=704, n=704),
+    Linear(m=24, k=704, n=1792, then="silu"), Linear(m=24, k=1792, n=704), Linear(m=24, k=896, n=448),
+    Linear(m=96, k=320, n=320, then="bias"), Linear(m=96, k=448, n=448), Linear(m=96, k=448, n=1792, then="gelu"),
+    Linear(m=96, k=1792, n=448, then="bias"), Linear(m=160, k=704, n=224), Linear(m=160, k=896, n=1792),
+    Linear(m=160, k=1792, n=704), Linear(m=320, k=448, n=448, then="bias"),
+    Linear(m=768, k=320, n=320, then="bias"), Linear(m=768, k=320, n=1280, then="gelu"),
+    Linear(m=768, k=1280, n=320, then="bias"),
 )  # fmt: skip
+_HEADS = (
+    Linear(m=1, k=448, n=24576), Linear(m=1, k=320, n=32768), Linear(m=1, k=1152, n=16384), Linear(m=1, k=704, n=40960),
+)
 _ATTENTION = (
     Attention(batch=1, heads=10, queries=12, keys=12, head_size=32),
     Attention(batch=1, heads=8, queries=24, keys=24, head_size=64),
@@ -69,12 +74,12 @@ _SMALL = (
 _ACTIVATIONS: tuple[Probe, ...] = (*_ATTENTION, *_ROWS)
 _INT4, _INT8, _FP8 = Format(kind="int4", group_size=32), Format(kind="int8", group_size=32), Format(kind="fp8")
 SUITES = (
-    Suite(name="float", form=None, resident=False, probes=_LINEARS),
+    Suite(name="float", form=None, resident=False, probes=(*_LINEARS, *_HEADS[:3])),
     Suite(name="float_small", form=None, resident=True, probes=(*_SMALL, *_CONVS)),
     Suite(name="float_activations", form=None, resident=True, probes=_ACTIVATIONS),
     Suite(name="int4", form=_INT4, resident=False, probes=_LINEARS),
     Suite(name="int4_activations", form=_INT4, resident=True, probes=_ACTIVATIONS),
-    Suite(name="int8", form=_INT8, resident=False, probes=_LINEARS),
+    Suite(name="int8", form=_INT8, resident=False, probes=(*_LINEARS, *_HEADS)),
     Suite(name="fp8", form=_FP8, resident=False, probes=_LINEARS),
 )
 """The float suites are compiled as a float model is, the others as quantised ones: their levels differ."""

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hwc.errors import UsageError
-from hwc.predict.efficiency import ALIGNED, Efficiency, Extents, aligned
+from hwc.predict.efficiency import ALIGNED, Efficiency, Extents, aligned, is_batched, is_large
 from hwc.predict.fit import Coefficient, Errors, errors, fit
 from hwc.predict.operation import Operation
+from hwc.spec.hardware import Element
+from hwc.spec.legality import OpClass
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +46,7 @@ class Peaks:
     flop_per_s: float
     bytes_per_s: float
     dispatch_s: float
+    cache_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,22 +58,42 @@ class Fitted:
     by_class: Mapping[str, Errors]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Key:
+    """What a class is of."""
+
+    op: OpClass
+    weights: Element | None
+    quantised: bool
+    resident: bool
+    large: bool
+    batched: bool
+
+
+def _key(sample: Sample, peaks: Peaks) -> _Key:
+    operation = sample.operation
+    return _Key(
+        op=operation.op, weights=operation.weights, quantised=sample.quantised, resident=sample.resident,
+        large=is_large(operation, peaks.cache_bytes), batched=is_batched(operation),
+    )
+
+
 def fit_classes(samples: Sequence[Sample], peaks: Peaks) -> Fitted:
     """Fit each class of work of at least ``LEAST_SAMPLES`` samples; raise UsageError if there is none."""
     import numpy as np
 
-    groups: dict[tuple[str, str | None, bool, bool], list[Sample]] = defaultdict(list)
+    groups: dict[_Key, list[Sample]] = defaultdict(list)
     for sample in samples:
-        groups[sample.operation.op, sample.operation.weights, sample.quantised, sample.resident].append(sample)
+        groups[_key(sample, peaks)].append(sample)
     classes, measured, predicted, by_class = [], [], [], {}
-    for key in sorted(groups, key=str):
+    for key in sorted(groups, key=repr):
         group = groups[key]
         if len(group) < LEAST_SAMPLES:
             continue
         seconds = np.asarray([sample.seconds for sample in group])
         blind = _blind(group, peaks)
         low, high = (float(value) for value in np.quantile(seconds / blind, (0.1, 0.9)))
-        classes.append(_class(group, _values(group, peaks), (min(low, 1.0), max(high, 1.0))))
+        classes.append(_class(key, group, _values(group, peaks), (min(low, 1.0), max(high, 1.0))))
         by_class[classes[-1].told()] = errors(blind, seconds)
         measured.append(seconds)
         predicted.append(blind)
@@ -142,11 +165,10 @@ def _shape(operation: Operation) -> tuple[int, ...]:
     return operation.batch, operation.m, operation.n, operation.k, operation.points
 
 
-def _class(group: Sequence[Sample], values: Mapping[str, float], ends: tuple[float, float]) -> Efficiency:
-    first = group[0]
+def _class(key: _Key, group: Sequence[Sample], values: Mapping[str, float], ends: tuple[float, float]) -> Efficiency:
     return Efficiency(
-        op=first.operation.op, weights=first.operation.weights, quantised=first.quantised,
-        resident=first.resident, compute=values["compute"], memory=values.get("memory", 1.0),
+        op=key.op, weights=key.weights, quantised=key.quantised, resident=key.resident, large=key.large,
+        batched=key.batched, compute=values["compute"], memory=values.get("memory", 1.0),
         half=Extents(**{name: values[name] for name in ("m", "n", "k", "points") if name in values}),
         alignment=values.get("alignment", 0.0), low=ends[0], high=ends[1], samples=len(group),
     )

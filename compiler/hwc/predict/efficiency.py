@@ -29,7 +29,7 @@ MAX_FILE_BYTES = 4 << 20
 
 
 ALIGNED = 256
-_CACHE_SHARE = 0.5
+_CACHE_SHARE, _LARGE_SHARE = 0.5, 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +53,10 @@ class Efficiency:
     """Whether of a model with quantised weights: such models are compiled at another level."""
     resident: bool
     """Whether what it reads is in the last cache from the call before."""
+    large: bool = False
+    """Whether its weights alone take a good part of that cache, as a head over a vocabulary does."""
+    batched: bool = False
+    """Whether it is many products at once, as attention's are."""
     compute: float
     """Share of peak arithmetic that long extents reach."""
     memory: float
@@ -69,8 +73,9 @@ class Efficiency:
     def told(self) -> str:
         """Name the class in a few words."""
         stored = f"{self.weights} weights" if self.weights else "no weights"
-        kept = ", in cache" if self.resident else ""
-        return f"{self.op}, {stored}, {'quantised' if self.quantised else 'float'} model{kept}"
+        told = {"batched": self.batched, "large": self.large, "in cache": self.resident}
+        more = "".join(f", {name}" for name, holds in told.items() if holds)
+        return f"{self.op}, {stored}, {'quantised' if self.quantised else 'float'} model{more}"
 
     def work_s(self, operation: Operation, *, flop_per_s: float, bytes_per_s: float) -> float:
         """Return the time that arithmetic and traffic of one run take on a machine of these peaks."""
@@ -85,6 +90,16 @@ class Efficiency:
 def aligned(extent: int) -> int:
     """Return the largest power of two in an extent, at most 256; of no extent, 256."""
     return min(ALIGNED, extent & -extent) if extent else ALIGNED
+
+
+def is_large(operation: Operation, cache_bytes: int) -> bool:
+    """Return whether an operation's weights take a quarter of the last cache or more."""
+    return bool(cache_bytes) and operation.weight_bytes >= _LARGE_SHARE * cache_bytes
+
+
+def is_batched(operation: Operation) -> bool:
+    """Return whether an operation is several products at once: its result is larger than one product's."""
+    return operation.points > operation.m * operation.n > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,8 +144,13 @@ class Calibration:
         """Return the efficiency of the operation's class: of its weights and kind of model, or the nearest to it."""
         fitting = [entry for entry in self.classes if entry.op == operation.op]
 
-        def distance(entry: Efficiency) -> tuple[bool, bool, bool]:
-            return entry.weights != operation.weights, entry.quantised != quantised, entry.resident != resident
+        large, batched = is_large(operation, self.cache_bytes), is_batched(operation)
+
+        def distance(entry: Efficiency) -> tuple[bool, ...]:
+            return (
+                entry.weights != operation.weights, entry.batched != batched, entry.large != large,
+                entry.quantised != quantised, entry.resident != resident,
+            )
 
         return min(fitting, key=distance, default=None)
 

@@ -17,7 +17,8 @@
 #include <stdint.h>
 
 #define HWC_KERNELS_ABI 1
-#define HWC_EXPORT __attribute__((visibility("default"), used))
+/* Protected: seen from outside, as the check that it was linked needs, but never called through a table. */
+#define HWC_EXPORT __attribute__((visibility("protected"), used))
 
 /* How quantised codes lie in memory. */
 enum hwc_codes {

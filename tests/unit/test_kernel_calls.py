@@ -15,7 +15,7 @@ from vendor_parts import ACME, door, opened
 
 from hwc import onnx_io
 from hwc.capture.simplify import session
-from hwc.lower import iree, kernel_objects
+from hwc.lower import dispatch_work, iree, kernel_objects
 from hwc.lower.passes.graph import TensorType
 from hwc.lower.passes.kernel_call import Call, Import
 from hwc.lower.passes.linears import rewrite_linears
@@ -128,10 +128,20 @@ def test_a_float_linear_by_a_kernel_computes_what_numpy_computes(
     np.testing.assert_allclose(found, expected, rtol=0, atol=bound * np.abs(expected).max())
 
 
+def test_the_work_of_a_call_is_read_from_the_compilers_ir_beside_generated_work(tmp_path: Path):
+    model, _ = plain_graph("Gemm", [4, 96], {"transB": 1}, [20], np.float32)
+    own = opened(tmp_path)
+    text = own.declared(own.plain("main_graph", imported(model, tmp_path)))
+    flow = iree.flow_text(text, (*FLAGS, *own.flags), work=tmp_path, limits=LIMITS)
+    (called,) = [one for one in dispatch_work.read(flow)["main_graph"] if one.op == "matmul"]
+    assert (called.m, called.n, called.k, called.activations, called.weights) == (4, 20, 96, "float32", "float32")
+    assert (called.flops, called.read_bytes, called.weight_bytes, called.write_bytes) == (15360, 1536, 7680, 320)
+
+
 def test_the_last_call_ends_at_the_last_column():
     call = Call(
         kernel=Import(name="k", symbol="k", object="k.o", columns_per_call=3),
-        operands=(TensorType(shape=(1, 4), dtype="f32"), TensorType(shape=(4, 10), dtype="f32")),
+        pattern="matmul_f32", operands=(TensorType(shape=(1, 4), dtype="f32"), TensorType(shape=(4, 10), dtype="f32")),
         elements=("f32", "f32", "f32"), result=TensorType(shape=(1, 10), dtype="f32"), sizes=(1, 10, 4, 10, 1),
     )
     assert call.calls == 4

@@ -143,6 +143,31 @@ def test_params_tell_the_digests_of_sources_headers_and_tools_and_change_with_ea
         vendor.params(target(folder), folder)
 
 
+CONTRADICTIONS = {
+    "a hand-over that links kernels": (
+        {"vendor": {"compiler": ["gcc"], "hand_over": True}, "not_built": "elsewhere"}, "exclude each other",
+    ),
+    "two kernels of one symbol": (
+        {"kernels": {name: {"pattern": "matmul_f32", "symbol": "s", "object": "s.o"} for name in ("a", "b")}},
+        "two kernels have the symbol `s`",
+    ),
+    "a backend that links nothing": (
+        {"lowering": {"backend": "vmvx"}}, 'needs `lowering.backend` = "llvm-cpu"',
+    ),
+    "a kernel whose name is a path": (
+        {"kernels": {"../a": {"pattern": "matmul_f32", "symbol": "s", "object": "s.o"}}}, "should match pattern",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_a_descriptor_whose_door_contradicts_itself_is_refused(name: str):
+    change, words = CONTRADICTIONS[name]
+    table = target(ACME).model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    with pytest.raises(ValueError, match=words):
+        type(target(ACME)).model_validate({**table, **change})
+
+
 def test_a_source_outside_the_descriptors_folder_is_refused(tmp_path: Path):
     shutil.copytree(ACME, tmp_path / "acme")
     own = target(tmp_path / "acme")

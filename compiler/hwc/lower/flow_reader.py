@@ -16,6 +16,8 @@ from typing import Any
 
 from hwc.lower import flow_body
 from hwc.lower.flow_body import Body
+from hwc.lower.passes.kernel_call import CALL_ATTRIBUTE
+from hwc.lower.vendor import PATTERN_TYPES
 
 _PASSES = ("flow.tensor.reshape", "flow.tensor.bitcast", "flow.tensor.transfer", "flow.tensor.barrier")
 """Operations that hand on what they are given."""
@@ -76,6 +78,8 @@ class _Reader:
     def _row(self, op: Any) -> dict[str, Any]:
         executable, export = _entry(op)
         names = [self._stored(value) for value in _arguments(op)]
+        if CALL_ATTRIBUTE in op.attributes:
+            return _called(op.attributes[CALL_ATTRIBUTE], export, names)
         weights = frozenset(place for place, name in enumerate(names) if name)
         key = (executable, export, weights)
         if key not in self._bodies:
@@ -91,6 +95,18 @@ class _Reader:
             return ""
         name = str(op.attributes["global"].value)
         return "" if name in self._mutable else name
+
+
+def _called(told: Any, export: str, names: list[str]) -> dict[str, Any]:
+    """Return the row of a vendor kernel's call, which tells of itself."""
+    activations, weights = PATTERN_TYPES[told["pattern"].value]
+    size = {name: int(told[name].value) for name in ("m", "n", "k", "read", "weight", "write")}
+    return {
+        "op": "matmul", "name": export, "batch": 1, "m": size["m"], "n": size["n"], "k": size["k"],
+        "points": size["m"] * size["n"], "rank": 2, "activations": activations, "weights": weights,
+        "weight": names[1], "accumulator": "float32", "flops": 2.0 * size["m"] * size["n"] * size["k"],
+        "read_bytes": size["read"], "weight_bytes": size["weight"], "write_bytes": size["write"],
+    }
 
 
 def _entry(op: Any) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from hwc.spec.target import TargetSpec
 
 HEADER = Path(__file__).with_name("kernels") / "hwc_kernels.h"
 _INCLUDED = ("*.h", "*.inc")
-_TYPES: dict[PatternName, tuple[Element, Element]] = {
+PATTERN_TYPES: dict[PatternName, tuple[Element, Element]] = {
     "matmul_f32": ("float32", "float32"), "matmul_f16": ("float16", "float16"),
     "dequantise_matmul_int4": ("float32", "int4"), "dequantise_matmul_int8": ("float32", "int8"),
     "matmul_fp8": ("float32", "float8_e4m3fn"),
@@ -49,8 +49,7 @@ class Door:
         for name, kernel in self.kernels.items():
             if kernel.pattern == product.pattern and self._allowed(name, product):
                 return Import(
-                    name=name.replace("-", "_").replace(".", "_"), symbol=kernel.symbol, object=f"{name}.o",
-                    columns_per_call=kernel.columns_per_call,
+                    name=name, symbol=kernel.symbol, object=f"{name}.o", columns_per_call=kernel.columns_per_call
                 )
         return None
 
@@ -134,7 +133,7 @@ def _beside(part: str, folder: Path) -> Path | None:
 
 
 def _operation(product: Product) -> Operation:
-    activations, weights = _TYPES[product.pattern]
+    activations, weights = PATTERN_TYPES[product.pattern]
     return Operation(
         op="matmul", name=product.layer, m=product.m, n=product.n, k=product.k, points=product.m * product.n, rank=2,
         activations=activations, weights=weights, flops=2.0 * product.m * product.n * product.k, read_bytes=0.0,

@@ -126,7 +126,7 @@ class TargetSpec(Record):
     hardware: Hardware = Hardware()
     legality: tuple[LegalityRule, ...] = ()
     placement: Placement = Placement()
-    kernels: dict[str, VendorKernel] = Field(default_factory=dict)
+    kernels: dict[Name, VendorKernel] = Field(default_factory=dict)
     vendor: Vendor = Vendor()
     calibration: str = ""
     """JSON file of efficiencies fitted on real hardware, beside the descriptor; ``hwc targets calibrate`` writes it."""
@@ -172,6 +172,9 @@ class TargetSpec(Record):
             raise ValueError(f"`{named}` and `vendor.hand_over` exclude each other: a hand-over links nothing")
         if named and self.lowering is not None and self.lowering.backend != "llvm-cpu":
             raise ValueError(f"`{named}` needs `lowering.backend` = \"llvm-cpu\", which links objects")
+        symbols = [kernel.symbol for kernel in self.kernels.values()]
+        if twice := sorted({symbol for symbol in symbols if symbols.count(symbol) > 1}):
+            raise ValueError(f"two kernels have the symbol `{twice[0]}`: which one is linked?")
         return self
 
     @model_validator(mode="after")

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 
 from hwc.lower.passes.graph import TensorType
 from hwc.lower.passes.linalg import Value
+from hwc.spec.legality import PatternName
+
+CALL_ATTRIBUTE = "hwc.call"
+"""Attribute of a dispatch that is a kernel's call: pattern, m, n, k, and bytes read, of weights and written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,7 @@ class Call:
     """One product of static sizes by a kernel: its operands in the order of the C function, the result last."""
 
     kernel: Import
+    pattern: PatternName
     operands: tuple[TensorType, ...]
     elements: tuple[str, ...]
     """Element type under which the kernel reads each operand and writes the result: ``f32``, ``i16`` bits, ``i8``."""
@@ -41,7 +46,7 @@ class Call:
     def name(self) -> str:
         """Name of the executable and its export: equal calls share one."""
         kinds = "_".join(f"{element}{math.prod(kind.shape)}" for element, kind in self._buffers())
-        return f"kernel_{self.kernel.name}_{'x'.join(map(str, self.sizes))}_{kinds}".replace("-", "_")
+        return f"kernel_{self.kernel.symbol}_{'x'.join(map(str, self.sizes))}_{kinds}"
 
     @property
     def calls(self) -> int:
@@ -55,7 +60,23 @@ class Call:
         """Return the line that computes ``result`` in the model."""
         names = ", ".join(value.name for value in operands)
         types = ", ".join(value.type.builtin() for value in operands)
-        return f"{result.name} = flow.dispatch @{self.name}::@{self.name}({names}) : ({types}) -> {_told(result)}"
+        return (
+            f"{result.name} = flow.dispatch @{self.name}::@{self.name}({names}) {self._told()} : ({types}) -> "
+            f"{result.type.builtin()}"
+        )
+
+    def _told(self) -> str:
+        """Say what is computed, for who reads the work from the compiler's IR: the kernel's body does not tell it."""
+        m, n, k, *_ = self.sizes
+        weights = dict.fromkeys(range(1, len(self.operands)))
+        if self.operands[-1] == self.operands[1] and len(self.operands) > 3:  # the codes again: there are no zeros
+            weights.popitem()
+        sizes = {
+            "m": m, "n": n, "k": k, "read": _bytes(self.operands[0]),
+            "weight": sum(_bytes(self.operands[at]) for at in weights), "write": _bytes(self.result),
+        }
+        told = ", ".join(f"{name} = {size} : i64" for name, size in sizes.items())
+        return f'{{{CALL_ATTRIBUTE} = {{pattern = "{self.pattern}", {told}}}}}'
 
     def executable(self) -> list[str]:
         """Return the executable's lines, to stand once in the module."""
@@ -122,5 +143,5 @@ def _count(kind: TensorType, element: str) -> int:
     return math.prod(kind.shape) * _BITS[kind.dtype] // _BITS[element]
 
 
-def _told(value: Value) -> str:
-    return value.type.builtin()
+def _bytes(kind: TensorType) -> int:
+    return math.prod(kind.shape) * _BITS[kind.dtype] // 8

@@ -74,7 +74,8 @@ def quantised_call(
     x, made = _rows(linear.x, linear.x_type, product, prefix)
     result = _tensor(f"%{prefix}.product", (product.m, product.n), "f32")
     call = Call(
-        kernel=kernel, operands=tuple(value.type for value in (x, *weights)), elements=elements, result=result.type,
+        kernel=kernel, pattern=product.pattern, operands=tuple(value.type for value in (x, *weights)),
+        elements=elements, result=result.type,
         sizes=sizes,
     )
     lines += [*made, call.dispatch([x, *weights], result)]
@@ -117,7 +118,8 @@ def _plain_call(linear: PlainLinear, product: Product, kernel: Import, prefix: s
     element = {"f32": "f32", "f16": "i16"}[dtype]
     strides = (1, product.k) if linear.transposed else (product.n, 1)
     call = Call(
-        kernel=kernel, operands=(x.type, weight.type), elements=(element, element, element), result=result.type,
+        kernel=kernel, pattern=product.pattern, operands=(x.type, weight.type), elements=(element,) * 3,
+        result=result.type,
         sizes=(product.m, product.n, product.k, *strides),
     )
     lines.append(call.dispatch([x, weight], result))

@@ -1,0 +1,117 @@
+/* Holds the CPU's kernels to exact sums over shapes, groups, zero points and edges; buffers are as large as they must be,
+ * so that a sanitizer sees one byte too many. Prints what is off; exits 1 if anything is. */
+#include "hwc_kernels.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+void hwc_w4a16(const float *, size_t, const uint8_t *, size_t, const uint16_t *, size_t, const uint8_t *, size_t, float *,
+               size_t, size_t, size_t, size_t, size_t, size_t, size_t, size_t, size_t);
+void hwc_w8a16(const float *, size_t, const uint8_t *, size_t, const uint16_t *, size_t, const uint8_t *, size_t, float *,
+               size_t, size_t, size_t, size_t, size_t, size_t, size_t, size_t, size_t);
+void hwc_fp8(const float *, size_t, const uint8_t *, size_t, const float *, size_t, float *, size_t, size_t, size_t,
+             size_t, size_t, size_t);
+
+#define UNTOUCHED 12345.0f
+static int off;
+
+static float uniform(void) { return (float)rand() / (float)RAND_MAX * 2.0f - 1.0f; }
+
+static void *room(size_t bytes) {
+    void *found = malloc(bytes ? bytes : 1);
+    if (!found) exit(2);
+    return found;
+}
+
+static void *random_bytes(size_t count) {
+    uint8_t *found = room(count);
+    for (size_t at = 0; at < count; ++at) found[at] = (uint8_t)rand();
+    return found;
+}
+
+static float *random_rows(size_t count) {
+    float *found = room(count * sizeof *found);
+    for (size_t at = 0; at < count; ++at) found[at] = at % 7 == 3 ? 0.0f : uniform() * (at % 11 ? 1.0f : 300.0f);
+    return found;
+}
+
+/* Compares one result with its exact sum; `size` is the sum of the absolute values of what is summed. */
+static void hold(const char *what, size_t m, size_t n, size_t k, float found, double exact, double size, double allowed) {
+    if (!(fabs(found - exact) <= allowed * size + 1e-30)) {
+        printf("%s %zux%zux%zu: %.9g, not %.9g\n", what, m, n, k, found, exact);
+        off = 1;
+    }
+}
+
+static void grouped(int bits, size_t m, size_t n, size_t k, size_t group, uint32_t codes_form, uint32_t zeros_form) {
+    const size_t groups = k / group, row_bytes = k * (size_t)bits / 8, begin = n > 4 ? 1 : 0;
+    float *x = random_rows(m * k), *y = room(m * n * sizeof *y);
+    uint8_t *codes = random_bytes(n * row_bytes);
+    uint16_t *scales = room(n * groups * 2), *offsets = room(n * groups * 2);
+    int8_t *zeros = room(n * groups);
+    for (size_t at = 0; at < n * groups; ++at) {
+        scales[at] = at % 5 == 4 ? (uint16_t)(rand() % 0x400) : hwc_to_half(uniform() * 0.02f); /* subnormals too */
+        offsets[at] = hwc_to_half(uniform());
+        zeros[at] = (int8_t)(rand() % (1 << bits) - (1 << (bits - 1)));
+    }
+    const uint8_t *third = zeros_form == HWC_ZEROS_POINT ? (const uint8_t *)zeros
+                         : zeros_form == HWC_ZEROS_OFFSET ? (const uint8_t *)offsets : codes;
+    for (size_t at = 0; at < m * n; ++at) y[at] = UNTOUCHED;
+    (bits == 4 ? hwc_w4a16 : hwc_w8a16)(x, 0, codes, 0, scales, 0, third, 0, y, 0, m, n, k, group, codes_form, zeros_form,
+                                        begin, n);
+    const struct hwc_dequantise_matmul told = {.codes = codes, .scales = scales, .zeros = zeros, .offsets = offsets,
+        .row_bytes = row_bytes, .group = group, .groups = groups, .codes_form = codes_form, .zeros_form = zeros_form};
+    for (size_t row = 0; row < m; ++row) {
+        if (begin && y[row * n] != UNTOUCHED) { printf("column 0 was written\n"); off = 1; }
+        for (size_t column = begin; column < n; ++column) {
+            double exact = 0, size = 0;
+            for (size_t at = 0; at < k; ++at) {
+                const int code = bits == 4 ? hwc_nibble(codes + column * row_bytes, at) : codes[column * row_bytes + at];
+                const double part = (double)hwc_weight(&told, code, bits, column * groups + at / group) * x[row * k + at];
+                exact += part;
+                size += fabs(part) + 8 * fabs((double)hwc_half(scales[column * groups + at / group]) * x[row * k + at]);
+            }
+            hold(bits == 4 ? "w4a16" : "w8a16", m, n, k, y[row * n + column], exact, size, bits == 4 ? 1e-5 : 1e-6);
+        }
+    }
+    free(x), free(y), free(codes), free(scales), free(offsets), free(zeros);
+}
+
+static void eight(size_t m, size_t n, size_t k) {
+    float *x = random_rows(m * k), *y = room(m * n * sizeof *y), *scales = random_rows(n);
+    uint8_t *codes = random_bytes(n * k);
+    for (size_t at = 0; at < n * k; ++at)
+        if ((codes[at] & 0x7F) == 0x7F) codes[at] = (uint8_t)at & 7; /* no NaN; subnormals instead */
+    hwc_fp8(x, 0, codes, 0, scales, 0, y, 0, m, n, k, 0, n);
+    for (size_t row = 0; row < m; ++row)
+        for (size_t column = 0; column < n; ++column) {
+            double exact = 0, size = 0;
+            for (size_t at = 0; at < k; ++at) {
+                const double part = (double)hwc_e4m3(codes[column * k + at]) * scales[column] * x[row * k + at];
+                exact += part;
+                size += fabs(part);
+            }
+            hold("fp8", m, n, k, y[row * n + column], exact, size, 1e-6);
+        }
+    free(x), free(y), free(scales), free(codes);
+}
+
+int main(void) {
+    static const size_t rows[] = {0, 1, 2, 5, 8, 9}, columns[] = {1, 3, 6};
+    static const size_t shapes[][2] = {{32, 32},  {96, 32},   {128, 32}, {576, 32}, {1056, 32},
+                                       {192, 64}, {384, 128}, {512, 256}, {48, 16}, {24, 8},
+                                       {1536, 512}};
+    for (size_t r = 0; r < sizeof rows / sizeof *rows; ++r)
+        for (size_t c = 0; c < sizeof columns / sizeof *columns; ++c) {
+            for (size_t s = 0; s < sizeof shapes / sizeof *shapes; ++s)
+                for (uint32_t form = 0; form < 6; ++form) {
+                    grouped(4, rows[r], columns[c], shapes[s][0], shapes[s][1], form / 3, form % 3);
+                    grouped(8, rows[r], columns[c], shapes[s][0], shapes[s][1], form / 3, form % 3);
+                }
+            for (size_t k = 1; k < 70; k += 6) eight(rows[r], columns[c], k);
+            eight(rows[r], columns[c], 640);
+        }
+    puts(off ? "off" : "all within their bounds");
+    return off;
+}

@@ -101,7 +101,7 @@ def test_another_model_is_predicted_from_the_compilers_dispatches(shared_mlp: Cl
     ("arguments", "told"),
     [
         (("-t", "b201"), "did you mean `b200`"),
-        (("-t", "x86-64-v3"), "`hardware.units`"),
+        (("-t", "x86-64-v3"), "`hardware.memories`"),
         (("-t", "b200", "--chips", "16"), "joins 8 chips, not 16"),
         (("-t", "b200", "-q", "w5"), "unknown scheme"),
         (("-t", "b200", "--batch", "0"), "--batch"),

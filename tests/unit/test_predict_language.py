@@ -12,6 +12,7 @@ from predicted_parts import LLAMA_70B, npu
 from hwc.errors import IntegrityError, UsageError
 from hwc.predict import answer, language, shape, whole
 from hwc.predict.answer import Setting
+from hwc.predict.efficiency import Calibration, Efficiency
 from hwc.predict.language import decode, prefill
 from hwc.predict.operation import Operation
 from hwc.predict.storage import storage
@@ -150,3 +151,24 @@ def test_a_configuration_that_tells_no_decoder_is_an_error(
     path.write_text("{")
     with pytest.raises(IntegrityError, match="not JSON"):
         shape.of_config(path)
+
+
+def test_a_calibrated_machine_needs_no_figures_and_its_answer_says_calibrated() -> None:
+    fitted = [
+        Efficiency(
+            op=op, weights=None, quantised=False, resident=False, compute=0.5, memory=0.8, low=0.9, high=1.2, samples=9
+        )
+        for op in ("matmul", "attention", "normalisation", "elementwise", "gather")
+    ]
+    calibration = Calibration(
+        target="npu", machine={"fingerprint": "x"}, measured_utc="2026-11-24T00:00:00Z", flop_per_s=1e11,
+        bytes_per_s=2e10, cache_bytes=0, dispatch_s=1e-6, invocation_s=1e-5, classes=tuple(fitted),
+        data_sha256="sha256:0", held_out={}, conditions={}, versions={},
+    )
+    bare = Setting(target=npu(units=None, memories=None), prices=PRICES, calibration=calibration)
+    found = answer.of_language(LLAMA_70B, [decode(1, 128)], storage(None, "float32"), bare)
+    (row,) = found.rows
+    assert (found.method, found.assumed, found.widened) == ("calibrated", (), ())
+    assert row.seconds.low < row.seconds.base < row.seconds.high
+    assert row.seconds.base > found.weight_bytes / 2e10  # past the measured bandwidth nothing is faster
+    assert row.call.energy_method == "at most: TDP × time"

@@ -151,7 +151,8 @@ def _chip(target: TargetSpec, corner: Corner) -> Chip:
 def _absent(target: TargetSpec, key: str, why: str) -> UsageError:
     return UsageError(
         f"`{target.name}` does not tell `{key}`: {why}", where=f"targets/{target.name}.toml",
-        hint="add the figure with its source, as { low, base, high } where it is assumed",
+        hint="add it with its source, as { low, base, high } where it is assumed; where the hardware is at hand, "
+        "`hwc targets calibrate` measures it",
     )
 
 

@@ -129,8 +129,10 @@ def calibrated(
         "overhead": calibration.invocation_s + calibration.dispatch_s * sum(one.count for one in operations),
         "link": 0.0,
     }
+    resident = calibration.resident(operations)
     rows = [
-        (one, one.count * calibration.run_s(one, quantised=quantised).base, _nearer(one, calibration))
+        (one, one.count * calibration.run_s(one, quantised=quantised, resident=resident).base,
+         _nearer(one, calibration))
         for one in operations
     ]
     energy = None

@@ -109,9 +109,9 @@ def _unknowns(group: Sequence[Sample]) -> tuple[Coefficient, ...]:
     names = ("m", "n", "k") if group[0].operation.m else ("points",)
     varied = [name for name in names if len({getattr(sample.operation, name) for sample in group}) > 2]
     halves = [Coefficient(name=name, low=_HALF[0], start=_HALF[1], high=_HALF[2]) for name in varied]
-    if len({aligned(sample.operation.k) for sample in group}) > 1:
-        halves.append(Coefficient(name="alignment", low=1e-3, start=0.1, high=3.0))
-    return tuple([*shares, *halves][: max(1, len(group) - 1)])
+    uneven = len({aligned(sample.operation.k) for sample in group}) > 1
+    powers = [Coefficient(name="alignment", low=1e-3, start=0.5, high=4.0)] if uneven else []
+    return tuple([*shares, *powers, *halves][: max(1, len(group) - 1)])
 
 
 def _values(group: Sequence[Sample], peaks: Peaks) -> Mapping[str, float]:

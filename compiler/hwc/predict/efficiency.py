@@ -2,10 +2,10 @@
 
 The time of one run of an operation is dispatch_s + (arithmetic² + traffic²)^½ · (1 + half.points / points), where
 
-    arithmetic = flops / (flop_per_s · compute) · Π (1 + half.x / x) · (256 / a)^alignment   over x = m, n, k
+    arithmetic = flops / (flop_per_s · compute) · Π (1 + half.x / x) · (128 / a)^alignment   over x = m, n, k
     traffic    = bytes / (bytes_per_s · memory)
 
-and a is the largest power of two in k, at most 256. An extent equal to ``half.x`` reaches half of what a long one
+and a is the largest power of two in k, at most 128. An extent equal to ``half.x`` reaches half of what a long one
 does; a k of few powers of two fills vectors badly. The root of squares lets arithmetic hide most of the traffic and
 not all of it.
 """
@@ -28,7 +28,7 @@ FORMAT = 1
 MAX_FILE_BYTES = 4 << 20
 
 
-ALIGNED = 256
+ALIGNED = 128
 _CACHE_SHARE, _LARGE_SHARE = 0.5, 0.25
 
 
@@ -63,7 +63,7 @@ class Efficiency:
     """Share of memory bandwidth; above 1 where caches serve what the bytes count."""
     half: Extents = field(default_factory=Extents)
     alignment: float = 0.0
-    """Power by which a k that is no multiple of 256 slows arithmetic."""
+    """Power by which a k that is no multiple of 128 slows arithmetic."""
     low: float
     """Tenth percentile of measured ÷ predicted on shapes that were held out."""
     high: float
@@ -88,7 +88,7 @@ class Efficiency:
 
 
 def aligned(extent: int) -> int:
-    """Return the largest power of two in an extent, at most 256; of no extent, 256."""
+    """Return the largest power of two in an extent, at most 128; of no extent, 128."""
     return min(ALIGNED, extent & -extent) if extent else ALIGNED
 
 

@@ -36,6 +36,12 @@ def test_a_target_parses_and_is_named_after_its_file(project, name: str) -> None
     assert find_target(project, name).name == name
 
 
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_target_is_read_back_from_what_a_bundle_keeps_of_it(project, name: str) -> None:
+    spec = find_target(project, name)
+    assert type(spec).model_validate(spec.model_dump(mode="json", exclude_none=True)) == spec
+
+
 def test_titles_of_targets_are_unique(project) -> None:
     titles = [find_target(project, name).title for name in TARGETS]
     assert sorted(set(titles)) == sorted(titles)

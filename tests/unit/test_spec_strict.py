@@ -127,6 +127,11 @@ def test_a_figure_without_a_source_is_refused() -> None:
     assert "`hardware.core.count` = 2 has no entry" in refused(TARGET.partition("[sources]")[0], TargetSpec).what
 
 
+def test_a_descriptor_that_was_dumped_whole_is_read_back() -> None:
+    spec = strict.parse(TARGET, TargetSpec, where="t")
+    assert TargetSpec.model_validate(spec.model_dump(mode="json", exclude_none=True)) == spec
+
+
 def test_a_source_for_no_figure_is_refused() -> None:
     assert "`hardware.coer`" in refused(TARGET + '"hardware.coer" = { kind = "assumed" }\n', TargetSpec).what
 

@@ -53,12 +53,15 @@ ORDER_KEYS = {"level"}
 
 
 def leaves(value: object, path: str) -> Iterator[tuple[str, float | Spread]]:
-    """Yield every figure that is written in a table, with its dotted key; entries of a list share the list's key."""
+    """Yield every figure that a table states, with its dotted key; entries of a list share the list's key.
+
+    What a key is when it is left out states nothing, though it be written, as in a descriptor that was dumped whole.
+    """
     if isinstance(value, Spread):
         yield path, value
     elif isinstance(value, BaseModel):
-        for key in type(value).model_fields:
-            if key in value.model_fields_set and key not in ORDER_KEYS:
+        for key, field in type(value).model_fields.items():
+            if key not in ORDER_KEYS and getattr(value, key) != field.get_default(call_default_factory=True):
                 yield from leaves(getattr(value, key), f"{path}.{key}")
     elif isinstance(value, Mapping):
         for key, inner in value.items():

@@ -71,7 +71,9 @@ Random cells leak (a cell's neighbours of the same model and GPU are in the fit)
 - **The host.** Below about 512 tokens in flight, and for tokens on four and eight GPUs, the time is that of the host
   that launches kernels. No data sheet of a GPU tells it; two generations of processor cores stand in for it, assumed.
 - **Eight GPUs alone.** The file has bloom-176b on eight GPUs only: a fit to it has never seen two or four.
-- **The form** was chosen with the whole file in view; only the coefficients were fitted blind. An independent file
+- **The form** was chosen with the whole file in view, and so were two facts: the size of messages named above, and how
+  much less energy a flop takes on the newer process (0.60, after 1.0, 0.7 and 0.55 were tried). Only the coefficients
+  were fitted blind. An independent file
   would be a harder test.
 
 ## What the data sheets' facts are worth

@@ -45,9 +45,9 @@ def main(model: str, target: str, scheme: str) -> None:
     store = Store(project.home)
 
     def made(step: object) -> Path:
-        artefact = store.lookup(step.stage.name, step.key)  # type: ignore[attr-defined]
+        artefact = store.lookup(step.stage.name, step.key)
         if artefact is None:
-            sys.exit(f"not in the cache: {step.label}; run `hwc build {model} -t llvm-cpu-host -q {scheme}` first")  # type: ignore[attr-defined]
+            sys.exit(f"not in the cache: {step.label}; run `hwc build {model} -t llvm-cpu-host -q {scheme}` first")
         return artefact.path
 
     captured, quantised, encoded = made(variant.capture), made(variant.quantise), made(variant.encode)
@@ -90,7 +90,7 @@ def reference(
 def report(session: Session, cases: list[Case], expected: list[np.ndarray]) -> None:
     (function,) = session.program.functions
     for case, due in zip(cases, expected, strict=True):
-        before = session.executed()["instructions"]  # type: ignore[index]
+        before = session.executed()["instructions"]
         started = time.perf_counter()
         logits = session.call(function.name, case.feeds)["logits"]
         told = session.executed()

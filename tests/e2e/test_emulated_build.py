@@ -56,13 +56,13 @@ def test_it_is_verified_and_has_no_latency(emulated: Cli, scheme: str) -> None:
 @pytest.mark.parametrize("scheme", ["fp32", "w4a16"])
 def test_the_bundle_tells_what_its_executables_are_for(emulated: Cli, scheme: str) -> None:
     code, facts = shipped(emulated, scheme)
-    (told,) = facts["lower"]["executables"]  # type: ignore[index]
+    (told,) = facts["lower"]["executables"]
     (elf,) = (one.data for one in vmfb.Module(code).segments if riscv.is_riscv(one.data))
     assert told["sha256"] == digest.of_bytes(elf)
     assert told["vlen_bits"] == 256
     assert told["arch"].startswith("rv64i")
-    assert facts["target_sha256"].startswith("sha256:")  # type: ignore[attr-defined]
-    assert facts["target"]["hardware_status"] == "emulated"  # type: ignore[index]
+    assert facts["target_sha256"].startswith("sha256:")
+    assert facts["target"]["hardware_status"] == "emulated"
     assert b"rv64gcv-npu-v1" in [one.data for one in vmfb.Module(code).segments]
 
 

@@ -59,4 +59,4 @@ def test_a_build_killed_while_it_quantises_goes_on_there_to_the_same_bundle(cli:
 
 
 def _content(built: list[dict[str, object]]) -> list[object]:
-    return [variant["identity"]["content_sha256"] for bundle in built for variant in bundle["variants"]]  # type: ignore[index]
+    return [variant["identity"]["content_sha256"] for bundle in built for variant in bundle["variants"]]

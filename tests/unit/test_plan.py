@@ -15,7 +15,8 @@ from hwc.capture.source import Located
 from hwc.errors import UsageError
 from hwc.pipeline import stages
 from hwc.pipeline.equivalence import layers_step
-from hwc.pipeline.plan import Plan, ResolvedTarget, Setting, make_plan, walk
+from hwc.pipeline.front import Setting
+from hwc.pipeline.plan import Plan, ResolvedTarget, make_plan, walk
 from hwc.pipeline.step import make_step
 from hwc.program import Device
 from hwc.quantise.scheme import SCHEMES, Scheme

@@ -23,8 +23,9 @@ from hwc.measure.profile import Method
 from hwc.oci_layout import Layout
 from hwc.pipeline import equivalence
 from hwc.pipeline import targets as resolving
+from hwc.pipeline.front import Setting
 from hwc.pipeline.outcome import Outcome, created_utc
-from hwc.pipeline.plan import Plan, ResolvedTarget, Setting, VariantPlan, make_plan, walk
+from hwc.pipeline.plan import Plan, ResolvedTarget, VariantPlan, make_plan, walk
 from hwc.pipeline.run import run_steps
 from hwc.pipeline.store import Store
 from hwc.quantise import scheme as schemes

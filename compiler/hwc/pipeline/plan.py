@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,16 +13,14 @@ from hwc.formats import Kind
 from hwc.lower import vendor
 from hwc.lower.legality import refused_scheme
 from hwc.pipeline import stages
+from hwc.pipeline.front import Front, Setting, sliced
 from hwc.pipeline.step import Step, make_step
 from hwc.program import Device, device_facts
 from hwc.quantise.scheme import Scheme
-from hwc.quantise.sensitivity import Question
-from hwc.spec.model import Bucket, ModelSpec, PythonSource
+from hwc.spec.model import Bucket
 from hwc.spec.project import Found
 from hwc.spec.target import TargetSpec
 
-SENSITIVITY_CASES = 2
-"""Calibration cases on which each layer is rounded alone: every layer runs the whole model that often."""
 FUNCTIONAL_BUDGET_S = 3.0
 """Time for the latencies of a device that is only good for functional tests: they say nothing about any other."""
 
@@ -42,18 +39,6 @@ class ResolvedTarget:
     """Where its descriptor lies, beside which its vendor's kernels and tools lie."""
     host: ResolvedTarget | None = None
     """What takes the work that its rules send to the host; None where they send none."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """What a plan depends on beside the specifications."""
-
-    machine_fingerprint: str
-    method: dict[str, Any]
-    """How to profile; see measure.profile.Method."""
-    timeout_s: float
-    memory_bytes: int
-    profile: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,142 +103,12 @@ def make_plan(
 ) -> Plan:
     """Plan every combination of target and scheme; steps that are the same are the same step."""
     variants = tuple(
-        _variant(_Front(found, located, setting), target, scheme) for target in targets for scheme in schemes
+        _variant(Front(found, located, setting), target, scheme) for target in targets for scheme in schemes
     )
     return Plan(found=found, variants=variants)
 
 
-def sliced(spec: ModelSpec, *fields: str, **replaced: Any) -> dict[str, Any]:
-    """Return the specification with every field a stage does not read left out, so that it is not in the key."""
-    kept = spec.model_dump(mode="json", include={*fields, "inputs", "outputs"}, exclude_defaults=True)
-    return {
-        "source": {"kind": "onnx", "path": "unread"},
-        "buckets": [dict(spec.buckets[0])],
-        **kept,
-        **replaced,
-    }
-
-
-class _Front:
-    """The steps before a target matters."""
-
-    def __init__(self, found: Found, located: Located, setting: Setting) -> None:
-        self.found, self.spec, self.located, self.setting = found, found.spec, located, setting
-        self.local = {
-            "name": found.spec.name,
-            "timeout_s": str(setting.timeout_s),
-            "memory_bytes": str(setting.memory_bytes),
-        }
-
-    def capture(self) -> Step:
-        source = self.spec.source
-        params: dict[str, Any] = {
-            "spec": sliced(self.spec, "opset", source=self._source(), buckets=[self._example()], **self._golden()),
-            "content_sha256": self.located.content_sha256,
-        }
-        local = {
-            **self.local,
-            "path": str(self.located.path),
-            "checkpoint": str(self.located.checkpoint or ""),
-            "licences": str(self.located.licence_folder or ""),
-            "parts": json.dumps([str(part) for part in self.located.parts]),
-        }
-        return make_step(stages.CAPTURE, f"capture {self.spec.name} ({source.kind})", params, local=local)
-
-    def _source(self) -> dict[str, Any]:
-        """Return the source without its place: what lies there is in the digest."""
-        dumped: dict[str, Any] = self.spec.source.model_dump(mode="json", exclude_defaults=True)
-        for key in ("path", "package", "module", "folder", "checkpoint", "files"):
-            dumped.pop(key, None)
-        if isinstance(self.spec.source, PythonSource):
-            dumped["factory"] = "factory.py:" + self.spec.source.factory.rpartition(":")[2]
-        return {**dumped, "path": "located"} if self.spec.source.kind != "python" else dumped
-
-    def _golden(self) -> dict[str, Any]:
-        """Return what capture reads of a language model's generation: the text it records, not the shapes."""
-        if self.spec.generation is None:
-            return {}
-        return {
-            "generation": self.spec.generation.model_dump(
-                mode="json", include={"golden_prompt", "golden_tokens", "kv_dtype"}, exclude_defaults=True
-            )
-        }
-
-    def _example(self) -> dict[str, int]:
-        """Return the bucket that is traced: the first for the python exporter; the other sources read none."""
-        if isinstance(self.spec.source, PythonSource):
-            return dict(self.spec.buckets[0])
-        return dict.fromkeys(self.spec.buckets[0], 1)
-
-    def simplify(self, buckets: tuple[Bucket, ...]) -> Step:
-        params = {"spec": sliced(self.spec, buckets=[dict(bucket) for bucket in buckets], **self.context())}
-        return make_step(
-            stages.SIMPLIFY, f"simplify {self.spec.name}", params, {"capture": self.capture()}, self.local
-        )
-
-    def cases(self, buckets: tuple[Bucket, ...], items: int) -> Step:
-        evaluation = self.spec.evaluation.model_dump(
-            mode="json", include={"file", "sha256", "seed"}, exclude_defaults=True
-        )
-        if "file" in evaluation:
-            evaluation["file"] = "located"
-        params = {
-            "spec": sliced(
-                self.spec, "batch_dim", buckets=[dict(bucket) for bucket in buckets], evaluation=evaluation,
-                **self.context(),
-            ),
-            "items": items,
-        }
-        local = {**self.local, "text": str(self.found.folder / self.spec.evaluation.file)}
-        inputs = {"capture": self.capture(), "simplify": self.simplify(buckets)}
-        return make_step(stages.CASES, f"golden cases of {self.spec.name}", params, inputs, local)
-
-    def context(self) -> dict[str, Any]:
-        """Return what stages with static shapes read of a language model's generation: the length of its cache."""
-        if self.spec.generation is None:
-            return {}
-        longest = self.spec.generation.context_tokens
-        return {"generation": {"context_tokens": longest, "prefill_tokens": [1], "score_tokens": 1}}
-
-    def quantise(self, scheme: Scheme) -> Step:
-        params = {"scheme": asdict(scheme), "exclude": list(self.spec.quantise.exclude)}
-        label = f"quantise {self.spec.name} to {scheme.name}"
-        inputs = {"capture": self.capture()}
-        if scheme.needs_data:
-            inputs["calibration"] = self.calibration()
-        if scheme.budget_bits is not None:
-            inputs["sensitivity"] = self.sensitivity(scheme)
-        return make_step(stages.QUANTISE, label, params, inputs, self.local)
-
-    def sensitivity(self, scheme: Scheme) -> Step:
-        assert scheme.linears is not None
-        asked = Question(
-            form=scheme.linears, exclude=self.spec.quantise.exclude, output=self.spec.outputs[0],
-            language=self.spec.generation is not None, cases=SENSITIVITY_CASES,
-        )
-        label = f"sensitivity of {self.spec.name} to {scheme.linears.told()}"
-        inputs = {"capture": self.capture(), "calibration": self.calibration()}
-        return make_step(stages.SENSITIVITY, label, {"question": asdict(asked)}, inputs, self.local)
-
-    def calibration(self) -> Step:
-        told = self.spec.calibration.model_dump(mode="json", exclude_defaults=True)
-        if "file" in told:
-            told["file"] = "located/" + told["file"].rpartition("/")[2]
-        pinned = self.spec.evaluation.model_dump(mode="json", include={"seed"}, exclude_defaults=True)
-        if self.spec.evaluation.sha256:
-            pinned |= {"file": "unread", "sha256": self.spec.evaluation.sha256}
-        params = {
-            "spec": sliced(
-                self.spec, "batch_dim", buckets=[dict(bucket) for bucket in self.spec.buckets],
-                calibration=told, evaluation=pinned, **self.context(),
-            )
-        }
-        local = {**self.local, "text": str(self.found.folder / self.spec.calibration.file)}
-        inputs = {"capture": self.capture()}
-        return make_step(stages.CALIBRATION, f"calibration data of {self.spec.name}", params, inputs, local)
-
-
-def _variant(front: _Front, target: ResolvedTarget, scheme: Scheme) -> VariantPlan:
+def _variant(front: Front, target: ResolvedTarget, scheme: Scheme) -> VariantPlan:
     spec, device_only = front.spec, target.spec.execution.functional_only
     scheme = scheme.of_model(spec.quantise.embeddings)
     buckets = spec.buckets_for(functional_only=device_only)
@@ -288,7 +143,7 @@ def _variant(front: _Front, target: ResolvedTarget, scheme: Scheme) -> VariantPl
 
 
 def _lower(
-    front: _Front, target: ResolvedTarget, name: str, params: dict[str, Any], simplify: Step, quantise: Step
+    front: Front, target: ResolvedTarget, name: str, params: dict[str, Any], simplify: Step, quantise: Step
 ) -> Step:
     told = vendor.params(target.spec, target.folder)
     lowering = target.spec.code().model_dump(mode="json", exclude_defaults=True)
@@ -343,7 +198,7 @@ def encodings_of(target: TargetSpec, scheme: Scheme) -> dict[Kind, str]:
 
 
 def _reference(
-    front: _Front, scheme: Scheme, shapes: dict[str, Any], simplify: Step, cases: Step
+    front: Front, scheme: Scheme, shapes: dict[str, Any], simplify: Step, cases: Step
 ) -> dict[str, Step]:
     """Unquantised, the golden cases' own expected outputs are the reference."""
     if scheme.is_float:
@@ -353,7 +208,7 @@ def _reference(
     return {"reference": make_step(stages.REFERENCE, label, {"spec": shapes}, inputs, front.local)}
 
 
-def _noise(front: _Front, scheme: Scheme, reference: Step | None) -> Step | None:
+def _noise(front: Front, scheme: Scheme, reference: Step | None) -> Step | None:
     if reference is None or not scheme.rounds_activations:
         return None
     inputs = {**reference.inputs, "reference": reference}
@@ -361,7 +216,7 @@ def _noise(front: _Front, scheme: Scheme, reference: Step | None) -> Step | None
 
 
 def _nearest(
-    front: _Front, scheme: Scheme, shapes: dict[str, Any], simplify: Step, cases: Step
+    front: Front, scheme: Scheme, shapes: dict[str, Any], simplify: Step, cases: Step
 ) -> dict[str, Step]:
     """Plan a calibrated int4 scheme's twin of a language model: the same formats, rounded to nearest, never lowered."""
     if front.spec.generation is None or not scheme.needs_data or "int4" not in scheme.kinds:
@@ -373,7 +228,7 @@ def _nearest(
     return {"nearest": _reference(front, twin, shapes, simplify, cases)["reference"]}
 
 
-def _on(target: ResolvedTarget, front: _Front) -> dict[str, Any]:
+def _on(target: ResolvedTarget, front: Front) -> dict[str, Any]:
     return {
         "device": device_facts(target.device),
         "device_name": target.device_name,
@@ -382,7 +237,7 @@ def _on(target: ResolvedTarget, front: _Front) -> dict[str, Any]:
 
 
 def _check(
-    front: _Front, target: ResolvedTarget, name: str, shapes: dict[str, Any], inputs: dict[str, Step]
+    front: Front, target: ResolvedTarget, name: str, shapes: dict[str, Any], inputs: dict[str, Step]
 ) -> Step:
     evaluator = {"evaluator": front.spec.evaluation.evaluator}
     pinned = front.spec.evaluation.model_dump(
@@ -402,7 +257,7 @@ def _check(
     )
 
 
-def _profile(front: _Front, target: ResolvedTarget, name: str, inputs: dict[str, Step]) -> Step:
+def _profile(front: Front, target: ResolvedTarget, name: str, inputs: dict[str, Step]) -> Step:
     method = front.setting.method
     if target.spec.execution.functional_only and "budget_s" in method:
         method = {**method, "budget_s": min(FUNCTIONAL_BUDGET_S, method["budget_s"]), "composed": False}

@@ -10,7 +10,8 @@ import pytest
 from hwc.errors import UsageError
 from hwc.predict import cost
 from hwc.spec import strict
-from hwc.spec.prices import Owned, PriceEntry, PriceTable, Range, Rented, Site
+from hwc.spec.figure import Range
+from hwc.spec.prices import Owned, PriceEntry, PriceTable, Rented, Site
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ from hwc.bundle.serving_profile import DecodeCell, Latency, PrefillCell, Profile
 from hwc.bundle.serving_records import Definitions, Qos, UsdPerMillionTokens
 from hwc.predict import cost
 from hwc.predict.cost import HourlyCost
-from hwc.spec.prices import Range
+from hwc.spec.figure import Range
 
 QOS_MS = {"interactive": (500.0, 30.0), "standard": (2000.0, 100.0)}
 """Classes of service by TTFT and TPOT: those of MLPerf Inference for Llama-3.1-8B, as anchors."""

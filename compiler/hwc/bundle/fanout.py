@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from hwc.bundle.serving_records import Fanout, FanoutCell
-from hwc.spec.figure import Spread, spread
+from hwc.spec.figure import Range, Spread, spread
 from hwc.spec.hardware import Link
-from hwc.spec.prices import Range
 from hwc.spec.target import TargetSpec
 
 BATCH_DIM, TOKENS_DIM = "batch", "sequence"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hwc.bundle.serving import Serving
 from hwc.bundle.serving_profile import Latency
-from hwc.spec.prices import Range
+from hwc.spec.figure import Range
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

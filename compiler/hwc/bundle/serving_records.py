@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from hwc.bundle.serving_profile import Count, Interval, Method, NonNegative, Positive, Share
+from hwc.spec.figure import Range
 from hwc.spec.model import Digest
-from hwc.spec.prices import Range
 from hwc.spec.strict import Record
 
 Utc = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$")]

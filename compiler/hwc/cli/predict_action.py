@@ -9,8 +9,7 @@ from hwc import render
 from hwc.pipeline import predicting
 from hwc.pipeline.predicting import Asked, Told
 from hwc.predict.answer import Row
-from hwc.spec.figure import Spread
-from hwc.spec.prices import Range
+from hwc.spec.figure import Range, Spread
 from hwc.spec.project import open_project
 
 __all__ = ["Asked", "predict"]

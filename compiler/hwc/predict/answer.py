@@ -14,8 +14,8 @@ from hwc.predict.operation import Operation
 from hwc.predict.shape import LanguageShape
 from hwc.predict.storage import Storage
 from hwc.predict.whole import Exchange, Predicted
-from hwc.spec.figure import Spread, spread
-from hwc.spec.prices import PriceTable, Range
+from hwc.spec.figure import Range, Spread, spread
+from hwc.spec.prices import PriceTable
 from hwc.spec.target import TargetSpec
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from hwc.errors import UsageError
-from hwc.spec.prices import Owned, PriceEntry, Range, Site
+from hwc.spec.figure import Range
+from hwc.spec.prices import Owned, PriceEntry, Site
 
 HOURS_PER_YEAR = 8760
 _W_PER_KW = 1000

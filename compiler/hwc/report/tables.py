@@ -11,7 +11,7 @@ from hwc.bundle.serving_records import Cost, Quality
 from hwc.report.html import Column, Html, element, joined, listing, number, of_class, table
 from hwc.report.plots import metric_of
 from hwc.report.records import VariantReport
-from hwc.spec.prices import Range
+from hwc.spec.figure import Range
 
 MIB = 2**20
 

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
 from hwc.spec.strict import Record
 
+NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class Spread(Record):
-    """A positive figure that is assumed or reported differently: low ≤ base ≤ high."""
+class Range(Record):
+    """A figure that is not known exactly: low ≤ base ≤ high, none of them negative."""
+
+    low: NonNegative
+    base: NonNegative
+    high: NonNegative
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low <= self.base <= self.high:
+            raise ValueError(f"low ≤ base ≤ high does not hold: {self.low}, {self.base}, {self.high}")
+        return self
+
+
+class Spread(Range):
+    """A positive figure that is assumed or reported differently."""
 
     low: Positive
     base: Positive
     high: Positive
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Spread:
-        if not self.low <= self.base <= self.high:
-            raise ValueError(f"low ≤ base ≤ high does not hold: {self.low}, {self.base}, {self.high}")
-        return self
 
 
 def _form(written: object) -> str:

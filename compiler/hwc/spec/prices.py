@@ -6,23 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from hwc.spec.figure import NonNegative, Range
 from hwc.spec.strict import Record
-
-NonNegative = Annotated[float, Field(ge=0)]
-
-
-class Range(Record):
-    """A figure that is not known exactly."""
-
-    low: NonNegative
-    base: NonNegative
-    high: NonNegative
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Range:
-        if not self.low <= self.base <= self.high:
-            raise ValueError(f"low ≤ base ≤ high does not hold: {self.low}, {self.base}, {self.high}")
-        return self
 
 
 class Owned(Record):

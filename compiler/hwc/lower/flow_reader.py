@@ -101,10 +101,14 @@ def _called(told: Any, export: str, names: list[str]) -> dict[str, Any]:
     """Return the row of a vendor kernel's call, which tells of itself."""
     activations, weights = PATTERN_TYPES[told["pattern"].value]
     size = {name: int(told[name].value) for name in ("m", "n", "k", "read", "weight", "write")}
+    batch = int(told["batch"].value) if weights is None else 1
+    products = 2 if weights is None else 1  # attention: scores, then their product with the values
     return {
-        "op": "matmul", "name": export, "batch": 1, "m": size["m"], "n": size["n"], "k": size["k"],
-        "points": size["m"] * size["n"], "rank": 2, "activations": activations, "weights": weights,
-        "weight": names[1], "accumulator": "float32", "flops": 2.0 * size["m"] * size["n"] * size["k"],
+        "op": "attention" if weights is None else "matmul", "name": export, "batch": batch, "m": size["m"],
+        "n": size["n"], "k": size["k"], "points": batch * size["m"] * (size["k"] if weights is None else size["n"]),
+        "rank": 2 if batch == 1 else 3, "activations": activations, "weights": weights,
+        "weight": names[1] if weights else "", "accumulator": "float32",
+        "flops": 2.0 * products * batch * size["m"] * size["n"] * size["k"],
         "read_bytes": size["read"], "weight_bytes": size["weight"], "write_bytes": size["write"],
     }
 

@@ -14,7 +14,7 @@ from hwc import onnx_io
 from hwc.capture import state
 from hwc.errors import InternalError, StepError
 from hwc.formats import Kind
-from hwc.lower import exact, hand_over, iree, isa, links
+from hwc.lower import attention, exact, hand_over, iree, isa, links
 from hwc.lower.dispatch_work import stored_types
 from hwc.lower.flags import compiler_flags
 from hwc.lower.opened import Opened
@@ -159,6 +159,8 @@ def static_text(
     """
     model.graph.name = "main_graph"
     exact.spell_out(model)
+    if opened is not None and lowering.shards == 1:
+        attention.fuse(model, opened.takes)
     onnx_io.save(model, work / f"{name}.onnx")
     weights = len(onnx_io.weight_names(model))
     first_weight = len(model.graph.input) - weights if weights else None

@@ -10,7 +10,8 @@ from hwc import told
 from hwc.errors import InternalError
 from hwc.lower import kernel_objects
 from hwc.lower.hook import LOG, Hook
-from hwc.lower.passes.kernel_linears import Seen, declared, rewrite_plain
+from hwc.lower.passes.kernel_attention import rewrite_attention
+from hwc.lower.passes.kernel_linears import Product, Seen, declared, rewrite_plain
 from hwc.lower.vendor import Door
 from hwc.spec.target import Lowering
 
@@ -30,10 +31,15 @@ class Opened:
         self._seen.setdefault(function, []).extend(seen)
 
     def plain(self, function: str, mlir: str) -> str:
-        """Rewrite a function's float linears to calls of kernels; return its module."""
+        """Rewrite a function's float linears and attentions to calls of kernels; return its module."""
         rewritten, seen = rewrite_plain(mlir, self.door.chosen)
-        self.note(function, seen)
+        rewritten, attentions = rewrite_attention(rewritten, self.door.chosen)
+        self.note(function, (*seen, *attentions))
         return rewritten
+
+    def takes(self, product: Product) -> bool:
+        """Tell whether a kernel computes a product."""
+        return self.door.chosen(product) is not None
 
     def declared(self, mlir: str) -> str:
         """Return the whole module with the executables of its calls."""

@@ -21,12 +21,12 @@ from hwc.spec.target import TargetSpec
 
 HEADER = Path(__file__).with_name("kernels") / "hwc_kernels.h"
 _INCLUDED = ("*.h", "*.inc")
-PATTERN_TYPES: dict[PatternName, tuple[Element, Element]] = {
+PATTERN_TYPES: dict[PatternName, tuple[Element, Element | None]] = {
     "matmul_f32": ("float32", "float32"), "matmul_f16": ("float16", "float16"),
     "dequantise_matmul_int4": ("float32", "int4"), "dequantise_matmul_int8": ("float32", "int8"),
-    "matmul_fp8": ("float32", "float8_e4m3fn"),
+    "matmul_fp8": ("float32", "float8_e4m3fn"), "attention_f32": ("float32", None),
 }
-"""Pattern to the element types of its activations and weights."""
+"""Pattern to the element types of its activations and weights; attention has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +135,7 @@ def _beside(part: str, folder: Path) -> Path | None:
 def _operation(product: Product) -> Operation:
     activations, weights = PATTERN_TYPES[product.pattern]
     return Operation(
-        op="matmul", name=product.layer, m=product.m, n=product.n, k=product.k, points=product.m * product.n, rank=2,
-        activations=activations, weights=weights, flops=2.0 * product.m * product.n * product.k, read_bytes=0.0,
-        write_bytes=0.0,
+        op="matmul" if weights else "attention", name=product.layer, m=product.m, n=product.n, k=product.k,
+        points=product.m * product.n, rank=2, activations=activations, weights=weights,
+        flops=2.0 * product.m * product.n * product.k, read_bytes=0.0, write_bytes=0.0,
     )

@@ -23,8 +23,12 @@
 /* How quantised codes lie in memory. */
 enum hwc_codes {
     HWC_CODES_UNSIGNED = 0, /* the code itself: 0..15 in a nibble, 0..255 in a byte */
-    HWC_CODES_SIGNED = 1    /* two's complement of the code less 8, or less 128 */
+    HWC_CODES_SIGNED = 1,   /* two's complement of the code less 8, or less 128 */
+    HWC_CODES_TILED = 2     /* added to either, int4 alone: see HWC_TILE */
 };
+/* Codes in tiles: [n / 16, k / 8] of 16 columns by 4 bytes, which hold 8 consecutive k of one column as a row does; scales,
+ * zeros and offsets as [n / 16, groups, 16]. n is a multiple of 16, and so are n_begin and n_end. */
+#define HWC_TILE 16
 /* What a group has beside its scale. */
 enum hwc_zeros {
     HWC_ZEROS_NONE = 0,  /* weight = (code - middle) * scale; middle is 8 for int4, 128 for int8 */
@@ -69,6 +73,20 @@ struct hwc_matmul_fp8 {
     const float *scales;  /* [n] */
     float *y;
     size_t m, n, k, x_stride, y_stride, n_begin, n_end;
+};
+
+/* y = softmax(q · kᵀ + mask) · v for each of batch × heads; heads whose keys are shared stand below each other as rows.
+ * q and y are [batch, heads, rows, width], k and v [batch, heads, keys, width], mask [mask_batches, mask_rows, keys];
+ * row r has the mask's row r % mask_rows. q has its factor 1 / √width already. What is counted by n_begin and n_end is
+ * blocks of HWC_ATTENTION_ROWS rows, head after head. */
+#define HWC_ATTENTION_ROWS 32
+struct hwc_attention_f32 {
+    const float *q, *k, *v, *mask;
+    float *y;
+    size_t rows, keys, width;
+    size_t heads; /* in one of the batch */
+    size_t mask_batches, mask_rows; /* 1, or the batch; rows / mask_rows is a whole number */
+    size_t n_begin, n_end;
 };
 
 #define HWC_MATMUL_(symbol, element, record)                                                                          \
@@ -119,6 +137,21 @@ struct hwc_matmul_fp8 {
     }                                                                                                                 \
     static inline void symbol##_body(const struct hwc_matmul_fp8 *c)
 
+#define HWC_ATTENTION_F32(symbol)                                                                                     \
+    static inline void symbol##_body(const struct hwc_attention_f32 *c);                                              \
+    HWC_EXPORT void symbol(const float *q, size_t q_at, const float *k, size_t k_at, const float *v, size_t v_at,     \
+                           const float *mask, size_t mask_at, float *y, size_t y_at, size_t rows, size_t blocks,      \
+                           size_t keys, size_t width, size_t heads, size_t mask_batches, size_t mask_rows,            \
+                           size_t n_begin, size_t n_end) {                                                            \
+        const struct hwc_attention_f32 c = {.q = q + q_at, .k = k + k_at, .v = v + v_at, .mask = mask + mask_at,      \
+                                            .y = y + y_at, .rows = rows, .keys = keys, .width = width,                \
+                                            .heads = heads, .mask_batches = mask_batches, .mask_rows = mask_rows,     \
+                                            .n_begin = n_begin, .n_end = n_end};                                      \
+        (void)blocks;                                                                                                 \
+        symbol##_body(&c);                                                                                            \
+    }                                                                                                                 \
+    static inline void symbol##_body(const struct hwc_attention_f32 *c)
+
 /* Bits with a sign at bit 31 as a float. */
 static inline float hwc_signed(float magnitude, uint32_t sign) {
     union { float f; uint32_t u; } whole = {magnitude};
@@ -159,11 +192,24 @@ static inline uint16_t hwc_to_half(float value) {
 /* The int4 code at k of a row of codes, as it is stored. */
 static inline int hwc_nibble(const uint8_t *row, size_t k) { return (row[k / 2] >> (4 * (k & 1))) & 0xF; }
 
+/* The code of column n at k, as it is stored: a nibble, or a byte. */
+static inline int hwc_code_at(const struct hwc_dequantise_matmul *c, int bits, size_t n, size_t k) {
+    const size_t tile = n / HWC_TILE * HWC_TILE * c->row_bytes + k / 8 * 4 * HWC_TILE + n % HWC_TILE * 4;
+    if (c->codes_form & HWC_CODES_TILED) return hwc_nibble(c->codes + tile, k % 8);
+    return bits == 4 ? hwc_nibble(c->codes + n * c->row_bytes, k) : c->codes[n * c->row_bytes + k];
+}
+
+/* The entry of a group of column n among scales, zeros or offsets. */
+static inline size_t hwc_group_at(const struct hwc_dequantise_matmul *c, size_t n, size_t group) {
+    if (c->codes_form & HWC_CODES_TILED) return (n / HWC_TILE * c->groups + group) * HWC_TILE + n % HWC_TILE;
+    return n * c->groups + group;
+}
+
 /* The weight of one code in its group; `code` as stored: a nibble, or a byte. */
 static inline float hwc_weight(const struct hwc_dequantise_matmul *c, int code, int bits, size_t group_at) {
     const int middle = 1 << (bits - 1);
     const float scale = hwc_half(c->scales[group_at]);
-    const int level = c->codes_form == HWC_CODES_SIGNED ? (code ^ middle) - middle : code - middle;
+    const int level = c->codes_form & HWC_CODES_SIGNED ? (code ^ middle) - middle : code - middle;
     if (c->zeros_form == HWC_ZEROS_OFFSET)
         return (float)(level + middle) * scale + hwc_half(c->offsets[group_at]);
     return (float)(level - (c->zeros_form == HWC_ZEROS_POINT ? c->zeros[group_at] : 0)) * scale;

@@ -41,6 +41,8 @@ class Call:
     result: TensorType
     sizes: tuple[int, ...]
     """Integers of the C function after its buffers, m, n and k first; begin and end of the columns follow."""
+    extents: tuple[int, int, int, int] | None = None
+    """Batch, m, n and k of the work, of a kernel without weights whose columns are something else."""
 
     @property
     def name(self) -> str:
@@ -67,13 +69,13 @@ class Call:
 
     def _told(self) -> str:
         """Say what is computed, for who reads the work from the compiler's IR: the kernel's body does not tell it."""
-        m, n, k, *_ = self.sizes
-        weights = dict.fromkeys(range(1, len(self.operands)))
-        if self.operands[-1] == self.operands[1] and len(self.operands) > 3:  # the codes again: there are no zeros
-            weights.popitem()
+        batch, m, n, k = self.extents or (1, *self.sizes[:3])
+        streamed, weights = (self.operands, ()) if self.extents else (self.operands[:1], self.operands[1:])
+        if len(weights) > 2 and weights[-1] == weights[0]:  # the codes again: there are no zeros
+            weights = weights[:-1]
         sizes = {
-            "m": m, "n": n, "k": k, "read": _bytes(self.operands[0]),
-            "weight": sum(_bytes(self.operands[at]) for at in weights), "write": _bytes(self.result),
+            **({"batch": batch} if self.extents else {}), "m": m, "n": n, "k": k,
+            "read": sum(map(_bytes, streamed)), "weight": sum(map(_bytes, weights)), "write": _bytes(self.result),
         }
         told = ", ".join(f"{name} = {size} : i64" for name, size in sizes.items())
         return f'{{{CALL_ATTRIBUTE} = {{pattern = "{self.pattern}", {told}}}}}'

@@ -1,0 +1,222 @@
+/* Attention in float32 for any CPU, in vectors of 16 that compilers cut to what the CPU has.
+ *
+ * One pass over the keys that a row may see (Milakov and Gimelshein, arXiv:1805.02867): scores of a block of keys, their
+ * exponentials against the largest so far, their product with the values added to the result. Scores are never stored
+ * beyond a block, and keys that the mask rules out before the first or behind the last allowed one are never read: a
+ * step takes time by the cache that is used, not by the one that was declared.
+ */
+#include "hwc_kernels.h"
+
+#define LANES 16
+#define KEYS 64          /* a block: with 64 floats a key, its keys and values fit a first-level cache of 32 KiB */
+#define ROWS_AT_ONCE 4   /* what one key, once loaded, is multiplied by */
+#define NEVER -1e30f     /* a mask's value for a key that does not count: -inf, or near the least float */
+
+typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t integers __attribute__((vector_size(4 * LANES)));
+
+static inline vector load(const float *from) { return *(const vector *)from; }
+static inline void store(float *to, vector value) { *(vector *)to = value; }
+static inline vector all(float value) { return (vector){0.0f} + value; }
+
+static inline vector chosen(integers which, vector yes, vector no) {
+    return (vector)(((integers)yes & which) | ((integers)no & ~which));
+}
+
+static inline float sum_of(vector v) {
+    typedef float half __attribute__((vector_size(32)));
+    typedef float quarter __attribute__((vector_size(16)));
+    union { vector whole; half halves[2]; } a = {v};
+    union { half whole; quarter halves[2]; } b = {a.halves[0] + a.halves[1]};
+    const quarter c = b.halves[0] + b.halves[1];
+    return (c[0] + c[2]) + (c[1] + c[3]);
+}
+
+static inline float largest(vector v) {
+    float most = v[0];
+    for (int lane = 1; lane < LANES; ++lane) most = v[lane] > most ? v[lane] : most;
+    return most;
+}
+
+/* e^x for x <= 0 to 2 units of the last place, 0 below -87: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] with the
+ * coefficients of Cephes' expf (Moshier, 1992). NaN stays NaN. */
+static inline vector exponential(vector x) {
+    const vector clamped = chosen(x < -87.0f, all(-87.0f), x);
+    const vector n = (clamped * 1.44269504f + 12582912.0f) - 12582912.0f; /* 1.5 * 2^23: rounds to an integer */
+    const vector r = clamped - n * 0.693359375f + n * 2.12194440e-4f;
+    vector p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    const integers power = (__builtin_convertvector(chosen(n == n, n, all(0.0f)), integers) + 127) << 23;
+    return chosen(x < -87.0f, all(0.0f), p * (vector)power);
+}
+
+/* Keys first <= c < end hold every key that a mask allows; all of them, where it allows none. */
+typedef struct {
+    size_t first, end;
+} span;
+
+static inline int allows(const float *mask, size_t from, size_t to) {
+    for (size_t at = from; at < to; ++at)
+        if (!(mask[at] <= NEVER)) return 1;
+    return 0;
+}
+
+static inline int allows_block(const float *mask) {
+    integers found = {0};
+    for (size_t at = 0; at < KEYS; at += LANES) found |= ~(load(mask + at) <= NEVER);
+    int any = 0;
+    for (int lane = 0; lane < LANES; ++lane) any |= found[lane];
+    return any;
+}
+
+static span seen(const float *mask, size_t keys) {
+    span found = {0, keys};
+    while (found.end >= KEYS && !allows_block(mask + found.end - KEYS)) found.end -= KEYS;
+    while (found.end > 0 && !allows(mask, found.end - 1, found.end)) --found.end;
+    if (found.end == 0) return (span){0, keys};
+    while (found.first + KEYS <= found.end && !allows_block(mask + found.first)) found.first += KEYS;
+    return found;
+}
+
+/* What is known of a row so far; y holds the sum of its weighted values. */
+typedef struct {
+    span keys;
+    const float *q, *mask;
+    float *y;
+    float most, total;
+} row_state;
+
+static inline __attribute__((always_inline)) void scores(const row_state *row, int rows, const float *k, size_t begin,
+                                                         size_t end, size_t width, float weights[][KEYS]) {
+    const size_t whole = width / LANES * LANES;
+    for (size_t c = begin; c < end; ++c) {
+        vector sums[ROWS_AT_ONCE];
+        for (int r = 0; r < rows; ++r) sums[r] = all(0.0f);
+        for (size_t d = 0; d < whole; d += LANES) {
+            const vector key = load(k + c * width + d);
+            for (int r = 0; r < rows; ++r) sums[r] += load(row[r].q + d) * key;
+        }
+        for (int r = 0; r < rows; ++r) {
+            float sum = sum_of(sums[r]);
+            for (size_t d = whole; d < width; ++d) sum += row[r].q[d] * k[c * width + d];
+            weights[r][c - begin] = sum + row[r].mask[c];
+        }
+    }
+    for (int r = 0; r < rows; ++r)
+        for (size_t at = end - begin; at < KEYS; ++at) weights[r][at] = -__builtin_inff();
+}
+
+/* Scores of a block to weights; returns by what the row's sums so far are to be multiplied. */
+static inline float weigh(row_state *row, float *weights) {
+    float now = row->most;
+    for (size_t at = 0; at < KEYS; at += LANES) {
+        const float most = largest(load(weights + at));
+        now = most > now ? most : now;
+    }
+    const float shift = now == -__builtin_inff() ? 0.0f : now; /* -inf less -inf is no number */
+    vector total = all(0.0f);
+    for (size_t at = 0; at < KEYS; at += LANES) {
+        const vector weight = exponential(load(weights + at) - shift);
+        store(weights + at, weight);
+        total += weight;
+    }
+    const float kept = exponential(all(row->most - shift))[0];
+    row->most = now;
+    row->total = row->total * kept + sum_of(total);
+    return kept;
+}
+
+static inline __attribute__((always_inline)) void add_values(const row_state *row, int rows, const float *v, size_t begin,
+                                                             size_t end, size_t width, float weights[][KEYS],
+                                                             const float *kept) {
+    size_t d = 0;
+    for (; d + 4 * LANES <= width; d += 4 * LANES) {
+        vector made[ROWS_AT_ONCE][4];
+        for (int r = 0; r < rows; ++r)
+            for (int part = 0; part < 4; ++part) made[r][part] = load(row[r].y + d + part * LANES) * kept[r];
+        for (size_t c = begin; c < end; ++c)
+            for (int part = 0; part < 4; ++part) {
+                const vector value = load(v + c * width + d + part * LANES);
+                for (int r = 0; r < rows; ++r) made[r][part] += value * weights[r][c - begin];
+            }
+        for (int r = 0; r < rows; ++r)
+            for (int part = 0; part < 4; ++part) store(row[r].y + d + part * LANES, made[r][part]);
+    }
+    for (; d + LANES <= width; d += LANES)
+        for (int r = 0; r < rows; ++r) {
+            vector made = load(row[r].y + d) * kept[r];
+            for (size_t c = begin; c < end; ++c) made += load(v + c * width + d) * weights[r][c - begin];
+            store(row[r].y + d, made);
+        }
+    for (; d < width; ++d)
+        for (int r = 0; r < rows; ++r) {
+            float made = row[r].y[d] * kept[r];
+            for (size_t c = begin; c < end; ++c) made += v[c * width + d] * weights[r][c - begin];
+            row[r].y[d] = made;
+        }
+}
+
+static inline __attribute__((always_inline)) void take(row_state *row, int rows, const float *k, const float *v,
+                                                       size_t begin, size_t end, size_t width) {
+    float weights[ROWS_AT_ONCE][KEYS], kept[ROWS_AT_ONCE];
+    scores(row, rows, k, begin, end, width, weights);
+    for (int r = 0; r < rows; ++r) kept[r] = weigh(&row[r], weights[r]);
+    add_values(row, rows, v, begin, end, width, weights, kept);
+}
+
+/* The same, for whatever number of rows and with the width as a constant where it is a usual one. */
+static inline __attribute__((always_inline)) void take_rows(row_state *row, size_t rows, const float *k, const float *v,
+                                                            size_t begin, size_t end, size_t width) {
+    if (rows == 4) take(row, 4, k, v, begin, end, width);
+    else if (rows == 3) take(row, 3, k, v, begin, end, width);
+    else if (rows == 2) take(row, 2, k, v, begin, end, width);
+    else take(row, 1, k, v, begin, end, width);
+}
+
+static void take_chunk(row_state *row, size_t rows, const float *k, const float *v, size_t begin, size_t end,
+                       size_t width) {
+    if (width == 64) take_rows(row, rows, k, v, begin, end, 64);
+    else if (width == 128) take_rows(row, rows, k, v, begin, end, 128);
+    else take_rows(row, rows, k, v, begin, end, width);
+}
+
+/* Rows of one head from `from` on: HWC_ATTENTION_ROWS at most. */
+static void unit(const struct hwc_attention_f32 *c, size_t head, size_t from) {
+    const size_t left = c->rows - from, rows = left < HWC_ATTENTION_ROWS ? left : HWC_ATTENTION_ROWS;
+    const float *k = c->k + head * c->keys * c->width, *v = c->v + head * c->keys * c->width;
+    const size_t batch = c->mask_batches == 1 ? 0 : head / c->heads;
+    row_state row[HWC_ATTENTION_ROWS];
+    span whole = {c->keys, 0};
+    for (size_t r = 0; r < rows; ++r) {
+        const size_t at = from + r;
+        const float *mask = c->mask + (batch * c->mask_rows + at % c->mask_rows) * c->keys;
+        row[r] = (row_state){.keys = seen(mask, c->keys), .q = c->q + (head * c->rows + at) * c->width, .mask = mask,
+                             .y = c->y + (head * c->rows + at) * c->width, .most = -__builtin_inff(), .total = 0.0f};
+        for (size_t d = 0; d < c->width; ++d) row[r].y[d] = 0.0f;
+        if (row[r].keys.first < whole.first) whole.first = row[r].keys.first;
+        if (row[r].keys.end > whole.end) whole.end = row[r].keys.end;
+    }
+    for (size_t begin = whole.first; begin < whole.end; begin += KEYS) {
+        const size_t end = begin + KEYS < whole.end ? begin + KEYS : whole.end;
+        for (size_t r = 0; r < rows; r += ROWS_AT_ONCE) {
+            const size_t some = rows - r < ROWS_AT_ONCE ? rows - r : ROWS_AT_ONCE;
+            size_t first = c->keys, last = 0;
+            for (size_t at = r; at < r + some; ++at) {
+                if (row[at].keys.first < first) first = row[at].keys.first;
+                if (row[at].keys.end > last) last = row[at].keys.end;
+            }
+            if (first < end && begin < last) take_chunk(row + r, some, k, v, begin, last < end ? last : end, c->width);
+        }
+    }
+    for (size_t r = 0; r < rows; ++r)
+        for (size_t d = 0; d < c->width; ++d) row[r].y[d] /= row[r].total;
+}
+
+HWC_ATTENTION_F32(hwc_attention) {
+    const size_t blocks = (c->rows + HWC_ATTENTION_ROWS - 1) / HWC_ATTENTION_ROWS;
+    for (size_t at = c->n_begin; at < c->n_end; ++at) unit(c, at / blocks, at % blocks * HWC_ATTENTION_ROWS);
+}

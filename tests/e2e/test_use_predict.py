@@ -160,3 +160,37 @@ def test_the_work_of_minilm_is_what_counting_its_layers_gives(tmp_path: Path) ->
     linears = layers * (4 * hidden * hidden + 2 * hidden * inner) * 4
     read = sum(one.count * one.weight_bytes for one in operations)
     assert linears < read < 1.05 * linears  # rows of the embeddings, and no table
+
+
+RULES = """
+[[legality]]
+ops = ["{op}"]
+action = "{action}"
+reason = "the {op} unit was left out of the mask"
+
+"""
+
+
+def with_rule(folder: Path, op: str, action: str) -> None:
+    """Put a chip into the project that is the B200 but for one rule, which comes first."""
+    (folder / "targets").mkdir(exist_ok=True)
+    text = (Path(__file__).parents[2] / "targets" / "b200.toml").read_text().replace('name = "b200"', 'name = "cut"')
+    first = text.index("[[legality]]")
+    rule = RULES.format(op=op, action=action)
+    (folder / "targets" / "cut.toml").write_text(text[:first] + rule + text[first:])
+
+
+def test_work_that_a_chip_does_not_do_itself_is_told_beside_the_figures(cli: Cli, llama: str, tmp_path: Path) -> None:
+    with_rule(tmp_path, "normalisation", "emulate")
+    ran = cli("predict", llama, "-t", "cut", *LENGTHS).ok()
+    assert "`emulate`, priced here as the chip's own: normalisation of bfloat16" in " ".join(ran.stderr.split())
+    (off,) = cli("predict", llama, "-t", "cut", *LENGTHS, "--format", "json").ok().json()["off_chip"]
+    assert (off["op"], off["action"]) == ("normalisation", "emulate")
+    assert 0 < off["shares"]["flops"] < 0.01 < off["shares"]["traffic_bytes"] + 0.01
+
+
+def test_work_that_a_chip_rejects_is_not_predicted(cli: Cli, llama: str, tmp_path: Path) -> None:
+    with_rule(tmp_path, "attention", "reject")
+    ran = cli("predict", llama, "-t", "cut", *LENGTHS)
+    assert ran.code == 3
+    assert "rejects attention of bfloat16" in " ".join(ran.stderr.split())

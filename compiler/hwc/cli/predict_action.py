@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from hwc import render
+from hwc.lower.coverage import Blocker
 from hwc.pipeline import predicting
 from hwc.pipeline.predicting import Asked, Told
 from hwc.predict.answer import Row
@@ -13,6 +14,8 @@ from hwc.spec.figure import Range, Spread
 from hwc.spec.project import open_project
 
 __all__ = ["Asked", "predict"]
+WORTH_TELLING = 0.005
+"""Least share of the arithmetic, or of the bytes that pass."""
 COLUMNS = ("call", "batch", "tokens", "ms (low–high)", "per s", "J per unit", "$/M (low–high)", "KV cache", "bound by")
 
 
@@ -68,12 +71,22 @@ def remarks(told: Told) -> list[str]:
         lines.append(f"assumed figures: {', '.join(found.assumed)}")
     if found.missing:
         lines.append(f"not disclosed, and left out: {', '.join(found.missing)}")
+    lines += [
+        f"`{one.action}`, priced here as the chip's own: {one.op} of {one.types}, {one.shares.flops:.1%} of the arithmetic "
+        f"and {one.shares.traffic_bytes:.1%} of the traffic: {one.reason}"
+        for one in _off_chip(told)
+    ]
     if any(row.usd_per_million for row in found.rows):
         lines.append("prices: from the dated table, at its site's utilisation; mostly assumed")
     if found.chips > 1:
         sent = {row.call.link_bytes_per_chip / row.batch for row in found.rows if row.phase == "decode"}
         lines += [f"each chip sends {bytes_ / 1024:.1f} KiB a token" for bytes_ in sorted(sent)]
     return lines
+
+
+def _off_chip(told: Told) -> list[Blocker]:
+    """Return what leaves the chip, where it is worth a line."""
+    return [one for one in told.off_chip if max(one.shares.flops, one.shares.traffic_bytes) >= WORTH_TELLING]
 
 
 def _row(row: Row) -> list[str]:

@@ -105,7 +105,7 @@ def _standing(
     target = find_target(project, told.answer.target)
     if value is None or row.call.method == "calibrated":
         return Standing(told=told, row=row, metric=value, tornado=(), break_even=())
-    again = predicting.repeated(project, asked, target, listen)
+    again = predicting.work_of(project, asked, target, listen).on
 
     def metric(changed: TargetSpec) -> float:
         return metric_of(chosen(replace(told, answer=again(changed))), by) or 0.0

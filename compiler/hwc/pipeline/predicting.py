@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwc.errors import UsageError
+from hwc.errors import GateError, UsageError
 from hwc.events import Listener
+from hwc.lower.coverage import Blocker, cover
+from hwc.lower.legality import judge
 from hwc.pipeline import calibrating, dispatches
 from hwc.predict import answer, chip, language, shape
 from hwc.predict.answer import Answer, Setting
 from hwc.predict.language import Call
+from hwc.predict.operation import Operation
 from hwc.predict.shape import LanguageShape
 from hwc.predict.storage import Storage, storage, supported, usual_activations
 from hwc.quantise import scheme as schemes
@@ -58,32 +61,58 @@ class Told:
     workload: str
     """Where the work comes from."""
     answer: Answer
+    off_chip: tuple[Blocker, ...]
+    """What the descriptor's rules do not leave to the chip itself; its time is counted as if they did."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A model's work, found once."""
+
+    operations: tuple[Operation, ...]
+    on: Callable[[TargetSpec], Answer]
+    """A target, or one that differs in its figures, to its answer."""
 
 
 def predict(project: Project, asked: Asked, target_name: str, listen: Listener) -> Told:
     """Return the prediction; raises UsageError for what cannot be predicted, naming the figure that is not told.
 
-    Of a decoder neither torch nor the compiler is asked; of any other model the compiler is, once.
+    Of a decoder neither torch nor the compiler is asked; of any other model the compiler is, once. Raises GateError
+    for work that the target's rules reject.
     """
     target = find_target(project, target_name)
     name, told, found = _shape(project, asked.model)
-    answered = repeated(project, asked, target, listen)(target)
+    work = work_of(project, asked, target, listen)
+    off_chip = placed(target, work.operations)
+    answered = work.on(target)
     if told is None:
         return Told(
             model=name, scheme=asked.scheme or FLOAT, activations="float32", kv=None, parameters=None,
-            workload="the compiler's dispatches", answer=answered,
+            workload="the compiler's dispatches", answer=answered, off_chip=off_chip,
         )
     stored = _storage(asked, target, found)
     return Told(
         model=name, scheme=asked.scheme or f"{stored.linears.element} weights", activations=stored.activations,
-        kv=stored.kv, parameters=told.parameters, workload="the model's shape", answer=answered,
+        kv=stored.kv, parameters=told.parameters, workload="the model's shape", answer=answered, off_chip=off_chip,
     )
 
 
-def repeated(
-    project: Project, asked: Asked, target: TargetSpec, listen: Listener
-) -> Callable[[TargetSpec], Answer]:
-    """Return a function from a target, or one that differs in its figures, to its answer; the work is found once."""
+def placed(target: TargetSpec, operations: Sequence[Operation]) -> tuple[Blocker, ...]:
+    """Return what the rules send away from the chip, largest first; raises GateError for what they reject."""
+    verdicts = judge(operations, target.legality, target.placement)
+    found = cover("", verdicts, gate=target.placement.coverage_gate, sources={})
+    if found.rejected:
+        first = found.rejected[0]
+        raise GateError(
+            f"`{target.name}` rejects {first.op} of {first.types}, {first.shares.flops:.0%} of the arithmetic: "
+            f"{first.reason}",
+            where="[[legality]]", hint="another -q or --activations may have types that it runs",
+        )
+    return found.blockers
+
+
+def work_of(project: Project, asked: Asked, target: TargetSpec, listen: Listener) -> Work:
+    """Return a model's work on a target: of a decoder by its shape, of any other model by the compiler."""
     name, told, found = _shape(project, asked.model)
     prices, calibration = find_prices(project), calibrating.of_target(project, target)
 
@@ -94,7 +123,11 @@ def repeated(
 
     if told is not None:
         stored = _storage(asked, target, found)
-        return lambda changed: answer.of_language(told, asked.calls(), stored, setting(changed))
+        every = (language.operations(told, call, stored, chips=asked.chips) for call in asked.calls())
+        return Work(
+            operations=tuple(one for operations in every for one in operations),
+            on=lambda changed: answer.of_language(told, asked.calls(), stored, setting(changed)),
+        )
     assert found is not None  # what has no shape of a decoder is a model in full
     if asked.batches or asked.prompts or asked.contexts or asked.activations:
         raise UsageError(
@@ -104,7 +137,10 @@ def repeated(
     traced = dispatches.of_model(project, found, target.name, asked.scheme or FLOAT, listen)
     batches = {bucket_id(bucket): bucket.get(found.spec.batch_dim, 1) for bucket in found.spec.buckets}
     shapes = {bucket: (batches.get(bucket, 1), operations) for bucket, operations in traced.workload.items()}
-    return lambda changed: answer.of_shapes(shapes, setting(changed))
+    return Work(
+        operations=tuple(one for _, operations in shapes.values() for one in operations),
+        on=lambda changed: answer.of_shapes(shapes, setting(changed)),
+    )
 
 
 def is_language(project: Project, model: str) -> bool:

@@ -1,4 +1,5 @@
-/* The grouped product for any CPU: 16 weights at a time in float32, in loops that compilers make vectors of. */
+/* The grouped product for any CPU: 16 weights at a time in float32, in loops that compilers make vectors of. Codes in
+ * tiles: one weight at a time. */
 #ifndef HWC_PORTABLE_H
 #define HWC_PORTABLE_H
 
@@ -12,7 +13,7 @@ static inline void levels_of(const uint8_t *codes, int bits, uint32_t codes_form
     const int middle = 1 << (bits - 1);
     for (int lane = 0; lane < LANES; ++lane) {
         const int code = bits == 4 ? (codes[lane / 2] >> (4 * (lane & 1))) & 15 : codes[lane];
-        out[lane] = (float)(codes_form == HWC_CODES_SIGNED ? (code ^ middle) - middle : code - middle);
+        out[lane] = (float)(codes_form & HWC_CODES_SIGNED ? (code ^ middle) - middle : code - middle);
     }
 }
 
@@ -44,23 +45,21 @@ static inline void portable_column(const struct hwc_dequantise_matmul *c, int bi
     }
 }
 
-/* One weight at a time, for groups that are no multiple of 16. */
+/* One weight at a time, for tiles and for groups that are no multiple of 16. */
 static inline void plain_product(const struct hwc_dequantise_matmul *c, int bits) {
     for (size_t m = 0; m < c->m; ++m) {
         for (size_t n = c->n_begin; n < c->n_end; ++n) {
-            const uint8_t *codes = c->codes + n * c->row_bytes;
             float sum = 0.0f;
-            for (size_t k = 0; k < c->k; ++k) {
-                const int code = bits == 4 ? hwc_nibble(codes, k) : codes[k];
-                sum += c->x[m * c->x_stride + k] * hwc_weight(c, code, bits, n * c->groups + k / c->group);
-            }
+            for (size_t k = 0; k < c->k; ++k)
+                sum += c->x[m * c->x_stride + k] *
+                       hwc_weight(c, hwc_code_at(c, bits, n, k), bits, hwc_group_at(c, n, k / c->group));
             c->y[m * c->y_stride + n] = sum;
         }
     }
 }
 
 static inline void portable_product(const struct hwc_dequantise_matmul *c, int bits) {
-    if (c->group % LANES) {
+    if (c->group % LANES || c->codes_form & HWC_CODES_TILED) {
         plain_product(c, bits);
         return;
     }

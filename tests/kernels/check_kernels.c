@@ -44,8 +44,21 @@ static void hold(const char *what, size_t m, size_t n, size_t k, float found, do
     }
 }
 
-static void grouped(int bits, size_t m, size_t n, size_t k, size_t group, uint32_t codes_form, uint32_t zeros_form) {
-    const size_t groups = k / group, row_bytes = k * (size_t)bits / 8, begin = n > 4 ? 1 : 0;
+/* Values that try a block of activations: large beside small ones, only zeros, subnormals, the largest there are. */
+static void edges(float *x, size_t count, unsigned kind) {
+    for (size_t at = 0; at < count; ++at) {
+        if (kind == 1) x[at] = at % 37 == 5 ? 1e6f : x[at] * 1e-3f;
+        if (kind == 2) x[at] = 0.0f;
+        if (kind == 3) x[at] = uniform() * 1e-40f;
+        if (kind == 4) x[at] = uniform() * 1e34f;
+        if (kind == 5) x[at] = uniform() * 1e-30f;
+    }
+}
+
+static void grouped(int bits, size_t m, size_t n, size_t k, size_t group, uint32_t codes_form, uint32_t zeros_form,
+                    unsigned kind) {
+    const int tiled = (codes_form & HWC_CODES_TILED) != 0;
+    const size_t groups = k / group, row_bytes = k * (size_t)bits / 8, begin = tiled ? (n > 16 ? 16 : 0) : n > 4;
     float *x = random_rows(m * k), *y = room(m * n * sizeof *y);
     uint8_t *codes = random_bytes(n * row_bytes);
     uint16_t *scales = room(n * groups * 2), *offsets = room(n * groups * 2);
@@ -55,6 +68,7 @@ static void grouped(int bits, size_t m, size_t n, size_t k, size_t group, uint32
         offsets[at] = hwc_to_half(uniform());
         zeros[at] = (int8_t)(rand() % (1 << bits) - (1 << (bits - 1)));
     }
+    edges(x, m * k, kind);
     const uint8_t *third = zeros_form == HWC_ZEROS_POINT ? (const uint8_t *)zeros
                          : zeros_form == HWC_ZEROS_OFFSET ? (const uint8_t *)offsets : codes;
     for (size_t at = 0; at < m * n; ++at) y[at] = UNTOUCHED;
@@ -65,17 +79,35 @@ static void grouped(int bits, size_t m, size_t n, size_t k, size_t group, uint32
     for (size_t row = 0; row < m; ++row) {
         if (begin && y[row * n] != UNTOUCHED) { printf("column 0 was written\n"); off = 1; }
         for (size_t column = begin; column < n; ++column) {
-            double exact = 0, size = 0;
+            double exact = 0, size = 0, largest = 0;
             for (size_t at = 0; at < k; ++at) {
-                const int code = bits == 4 ? hwc_nibble(codes + column * row_bytes, at) : codes[column * row_bytes + at];
-                const double part = (double)hwc_weight(&told, code, bits, column * groups + at / group) * x[row * k + at];
-                exact += part;
-                size += fabs(part) + 8 * fabs((double)hwc_half(scales[column * groups + at / group]) * x[row * k + at]);
+                const size_t entry = hwc_group_at(&told, column, at / group);
+                const double weight = hwc_weight(&told, hwc_code_at(&told, bits, column, at), bits, entry);
+                const double unit = 8 * fabs((double)hwc_half(scales[entry])) + fabs(weight);
+                if (at % 32 == 0) largest = 0;
+                for (size_t of = at; at % 32 == 0 && of < at + 32 && of < k; ++of)
+                    largest = fmax(largest, fabs((double)x[row * k + of]));
+                exact += weight * x[row * k + at];
+                size += unit * (fabs((double)x[row * k + at]) + (bits == 4 ? largest : 0));
             }
-            hold(bits == 4 ? "w4a16" : "w8a16", m, n, k, y[row * n + column], exact, size, bits == 4 ? 1e-5 : 1e-6);
+            hold(bits == 4 ? "w4a16" : "w8a16", m, n, k, y[row * n + column], exact, size, bits == 4 ? 1.6e-5 : 1e-6);
         }
     }
     free(x), free(y), free(codes), free(scales), free(offsets), free(zeros);
+}
+
+/* An infinity or NaN in a row makes its results no finite number, and leaves other rows as they are. */
+static void unbounded(uint32_t codes_form, float value) {
+    enum { M = 9, N = 32, K = 64, GROUP = 32 };
+    float *x = random_rows(M * K), *y = room(M * N * sizeof *y);
+    uint8_t *codes = random_bytes(N * K / 2);
+    uint16_t *scales = room(N * K / GROUP * 2);
+    for (size_t at = 0; at < N * K / GROUP; ++at) scales[at] = 0x3C00;
+    x[4 * K + 35] = value;
+    hwc_w4a16(x, 0, codes, 0, scales, 0, codes, 0, y, 0, M, N, K, GROUP, codes_form, HWC_ZEROS_NONE, 0, N);
+    for (size_t at = 0; at < M * N; ++at)
+        if ((at / N == 4) == !!isfinite(y[at])) { printf("%g in a row gives %g in row %zu\n", value, y[at], at / N); off = 1; }
+    free(x), free(y), free(codes), free(scales);
 }
 
 static void eight(size_t m, size_t n, size_t k) {
@@ -97,21 +129,43 @@ static void eight(size_t m, size_t n, size_t k) {
     free(x), free(y), free(scales), free(codes);
 }
 
-int main(void) {
+static void small(void) {
     static const size_t rows[] = {0, 1, 2, 5, 8, 9}, columns[] = {1, 3, 6};
-    static const size_t shapes[][2] = {{32, 32},  {96, 32},   {128, 32}, {576, 32}, {1056, 32},
-                                       {192, 64}, {384, 128}, {512, 256}, {48, 16}, {24, 8},
-                                       {1536, 512}};
+    static const size_t shapes[][2] = {{32, 32},  {96, 32},   {128, 32}, {576, 32}, {1056, 32}, {192, 64},  {384, 128},
+                                       {512, 256}, {48, 16},  {24, 8},   {1536, 512}, {72, 24}, {240, 48}, {36, 12},
+                                       {20, 10}};
     for (size_t r = 0; r < sizeof rows / sizeof *rows; ++r)
         for (size_t c = 0; c < sizeof columns / sizeof *columns; ++c) {
             for (size_t s = 0; s < sizeof shapes / sizeof *shapes; ++s)
                 for (uint32_t form = 0; form < 6; ++form) {
-                    grouped(4, rows[r], columns[c], shapes[s][0], shapes[s][1], form / 3, form % 3);
-                    grouped(8, rows[r], columns[c], shapes[s][0], shapes[s][1], form / 3, form % 3);
+                    grouped(4, rows[r], columns[c], shapes[s][0], shapes[s][1], form / 3, form % 3, 0);
+                    grouped(8, rows[r], columns[c], shapes[s][0], shapes[s][1], form / 3, form % 3, 0);
                 }
             for (size_t k = 1; k < 70; k += 6) eight(rows[r], columns[c], k);
             eight(rows[r], columns[c], 640);
         }
+}
+
+/* Tiles, shapes that cross every boundary of the blocking, and edge values. */
+static void large(void) {
+    static const size_t shapes[][4] = {{1, 16, 32, 32},  {1, 80, 2080, 32},  {3, 48, 192, 64},    {7, 16, 48, 16},
+                                       {8, 32, 2304, 128}, {35, 16, 576, 32}, {41, 32, 1048, 8},  {33, 48, 1200, 48},
+                                       {1, 16, 24, 24},  {17, 16, 520, 40}};
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; ++s)
+        for (uint32_t form = 0; form < 12; ++form) {
+            const size_t *at = shapes[s];
+            grouped(4, at[0], at[1] + (form < 6 ? 5 : 0), at[2], at[3], form / 3, form % 3, (unsigned)s % 2);
+        }
+    for (unsigned kind = 1; kind < 6; ++kind)
+        for (uint32_t form = 0; form < 12; ++form) grouped(4, 5, 32, 256, 32, form / 3, form % 3, kind);
+    for (uint32_t form = 0; form < 4; ++form) {
+        unbounded(form, INFINITY), unbounded(form, -INFINITY), unbounded(form, NAN);
+    }
+}
+
+int main(void) {
+    small();
+    large();
     puts(off ? "off" : "all within their bounds");
     return off;
 }

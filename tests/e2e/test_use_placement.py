@@ -58,6 +58,8 @@ latency_s = 1e-6
 [sources]
 hardware = { kind = "assumed" }
 """
+LINK_BYTES = 4 * (256 + 512 + 512 + 5)
+"""Of one row: the input out, the second layer's product back, its sum out again, and half of the logits back."""
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,7 @@ def chips(shared_mlp: Cli, tmp_path_factory: pytest.TempPathFactory) -> Cli:
     head = {"price": "", "functional": "true", "int4": "u8-nibbles"}
     for name, action in (("fussy", "host"), ("strict", "reject")):
         (folder / f"{name}.toml").write_text(HEAD.format(name=name, **head) + ONE.format(action=action))
-    head = {"price": 'price = "cpu-2core-slice"', "functional": "false", "int4": "i4-grouped"}
+    head = {"price": 'price = "cpu-2core-slice"', "functional": "false", "int4": 'i4-grouped"\nfp8 = "e4m3-bits'}
     (folder / "pair.toml").write_text(HEAD.format(name="pair", **head) + PAIR)
     (cli.cwd / "hwc.toml").write_text('targets_dir = "targets"\n')
     return cli
@@ -124,11 +126,16 @@ def test_two_chips_answer_as_one_and_tell_what_passes_between_them(chips: Cli) -
     (variant,) = built["variants"]
     assert (variant["status"], variant["target"]["count"], variant["fanout"]["chips"]) == ("verified", 2, 2)
     cells = {cell["bucket"]: cell for cell in variant["fanout"]["cells"]}
-    assert cells["b16"]["link_bytes"] == 16 * cells["b1"]["link_bytes"] == 16 * 3072
+    assert cells["b16"]["link_bytes"] == 16 * cells["b1"]["link_bytes"] == 16 * LINK_BYTES
     assert "2 such devices" in variant["cost"]["assumptions"]
 
 
-def test_quantised_linears_are_not_split_yet_and_it_is_said_before_any_work(chips: Cli) -> None:
-    ran = chips("build", "mlp", "-t", "pair", "-q", "w4a16")
-    assert ran.code == 2
-    assert "splits linears over 2 chips, which takes weights in float" in ran.stderr
+def test_quantised_linears_are_split_like_those_in_float_and_pass_the_gates(chips: Cli) -> None:
+    ran = chips("build", "mlp", "-t", "pair", "-q", "w4a16", "-q", "fp8", "--smoke", "--format", "json").ok()
+    (built,) = ran.json()
+    for variant in built["variants"]:
+        assert variant["status"] == "verified"
+        cells = {cell["bucket"]: cell["link_bytes"] for cell in variant["fanout"]["cells"]}
+        assert cells["b16"] == 16 * cells["b1"] == 16 * LINK_BYTES  # whatever is stored
+    facts = chips("inspect", f"{built['variants'][0]['identity']['bundle_id']}#pair/w4a16", "--format", "json").json()
+    assert facts["facts"]["pair/w4a16"]["lower"]["sharding"]["functions"]["b1"]["rows"]

@@ -8,19 +8,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from compiled_parts import FLAGS, LIMITS
 from onnx import TensorProto, helper
+from shard_parts import answer, flow_and_code, loaded, plain
 
 from hwc import onnx_io
 from hwc.bundle.fanout import fanout
-from hwc.lower import iree, links
-from hwc.lower.passes.devices import MOVE, PART, declare_devices, write_parts
-from hwc.lower.passes.merge import merge_buckets
+from hwc.lower import links
+from hwc.lower.passes.devices import MOVE, PART, write_parts
 from hwc.lower.sharding import Sharded, shard
-from hwc.program import Device, Function, Port, Program, Slice
-from hwc.quantise.encode import write_archive
-from hwc.quantise.encodings import Packed
-from hwc.runtime.session import Session
 from hwc.serve.candidate import Candidate, Cell
 from hwc.serve.request import Request
 from hwc.serve.router import decide
@@ -70,40 +65,8 @@ def graph(nodes: list[tuple[Any, ...]]) -> tuple[onnx.ModelProto, dict[str, np.n
     return model, weights
 
 
-def answer(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> np.ndarray:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    found: np.ndarray = session.run(None, feeds)[0]
-    return found
-
-
-def flow_and_code(model: onnx.ModelProto, work: Path, devices: int) -> tuple[str, Path]:
-    """Compile a sharded graph; return its flow IR and the artefact."""
-    onnx_io.save(model, work / "g.onnx")
-    count = len(onnx_io.weight_names(model))
-    text = iree.import_graph(work / "g.onnx", inputs=len(model.graph.input) - count, work=work, limits=LIMITS)
-    text = merge_buckets({"main": write_parts(text, "model")})
-    text = declare_devices(text, iree.probe_target(FLAGS, work), devices)
-    flow = iree.flow_text(text, FLAGS, work=work, limits=LIMITS)
-    return flow, iree.compile_module(text, FLAGS, work=work, limits=LIMITS)[0]
-
-
 def run(code: Path, weights: dict[str, np.ndarray], x: np.ndarray, shape: tuple[int, ...], devices: int) -> np.ndarray:
-    archive = code.with_name("float.irpa")
-    packed = {name: Packed(payload=v, dtype="float32", shape=v.shape) for name, v in weights.items()}
-    write_archive(packed, archive)
-    program = Program(
-        code=Slice(path=code), parameters=(Slice(path=archive),),
-        functions=(
-            Function(
-                name="main", bucket={}, inputs=(Port(name="x", dtype="float32", shape=x.shape),),
-                outputs=(Port(name="y", dtype="float32", shape=shape),),
-            ),
-        ),
-        device=Device(driver="local-sync"), beside=(Device(driver="local-sync"),) * (devices - 1),
-    )
-    return Session(program).call("main", {"x": x})["y"]
+    return loaded(code, plain(weights), {"x": x}, shape, devices).call("main", {"x": x})["y"]
 
 
 @pytest.mark.parametrize(("name", "devices"), [*((name, 2) for name in NODES), ("mlp", 4)])

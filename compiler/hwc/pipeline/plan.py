@@ -12,6 +12,7 @@ from hwc.errors import UsageError
 from hwc.formats import Kind
 from hwc.lower import vendor
 from hwc.lower.legality import refused_scheme
+from hwc.lower.sharding import SHARDING
 from hwc.pipeline import stages
 from hwc.pipeline.front import Front, Setting, sliced
 from hwc.pipeline.step import Step, make_step
@@ -151,7 +152,7 @@ def _lower(
     params = {
         **params, "lowering": lowering, **({"vendor": told} if told else {}),
         **({"placing": placing} if placing else {}),
-        **({"chip": device_facts(target.device)} if target.spec.code().shards > 1 else {}),
+        **({"chip": device_facts(target.device), "sharding": SHARDING} if target.spec.code().shards > 1 else {}),
     }
     local = {"target_folder": str(target.folder or ""), "vendor_timeout_s": str(target.spec.vendor.timeout_s)}
     inputs = {"simplify": simplify, "quantise": quantise}
@@ -176,17 +177,12 @@ def _placing(target: ResolvedTarget) -> dict[str, Any]:
 def encodings_of(target: TargetSpec, scheme: Scheme) -> dict[Kind, str]:
     """Return the encodings a target asks for.
 
-    Raises UsageError if its descriptor names none for a kind of codes, if its packing does not hold the scheme's forms,
-    or if it splits linears over chips, which takes weights in float.
+    Raises UsageError if its descriptor names none for a kind of codes, or if its packing does not hold the scheme's
+    forms.
     """
     where = f"targets/{target.name}.toml"
     if refused := refused_scheme(scheme.formats.values(), target.formats):
         raise UsageError(f"`{target.name}` does not hold {scheme.name}: {refused}", where=f"{where} [formats]")
-    if scheme.kinds and target.lowering is not None and target.lowering.shards > 1:
-        raise UsageError(
-            f"`{target.name}` splits linears over {target.lowering.shards} chips, which takes weights in float, not "
-            f"{scheme.name}", where=f"{where} [lowering] shards", hint="build fp32, or set `shards = 1`",
-        )
     for kind in scheme.kinds:
         if kind not in target.encoding:
             raise UsageError(

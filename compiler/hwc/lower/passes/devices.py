@@ -17,6 +17,11 @@ def affinity(device: int) -> str:
     return f"#hal.device.affinity<@device_{device}>"
 
 
+def on_device(device: int) -> str:
+    """Return the attribute of a global on one of several devices, with a space; nothing for the first, the default."""
+    return f"{{stream.affinity = {affinity(device)}}} " if device else ""
+
+
 def write_parts(mlir: str, scope: str) -> str:
     """Return the importer's module with moved values as transfers, and parts of weights as slices of parameters.
 

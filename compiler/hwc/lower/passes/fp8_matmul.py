@@ -12,12 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from hwc.lower.passes.graph import Operator, operators
-from hwc.lower.passes.linear import Kernel, QuantisedLinear
+from hwc.lower.passes.linear import Kernel, QuantisedLinear, share_of
 from hwc.quantise.encodings import Geometry
+
+SHARE = "HwcFp8MatMul"
+"""ONNX operator of a sharded graph: x by a share of the weight that codes [K, N] and scales [N] stand for."""
 
 
 def find(lines: Sequence[str], keys: Mapping[str, str]) -> list[QuantisedLinear]:
-    """Match every MatMul whose second operand is a DequantizeLinear of a float8 parameter.
+    """Match every MatMul whose second operand is a DequantizeLinear of a float8 parameter, and every share of one.
 
     Takes x float32 […, K], codes f8E4M3FN [K, N], scales float32 [N] along axis 1. Raises ValueError for other
     axes or scale shapes, dynamic shapes, or codes that are no named parameter.
@@ -25,7 +28,32 @@ def find(lines: Sequence[str], keys: Mapping[str, str]) -> list[QuantisedLinear]
     found = list(operators(lines, frozenset({"DequantizeLinear", "MatMul"})))
     weights = {entry.result: entry for entry in found if _is_fp8(entry)}
     matmuls = [entry for entry in found if entry.name == "MatMul" and entry.operands[1] in weights]
-    return [_linear(entry, weights[entry.operands[1]], keys) for entry in matmuls]
+    whole = [_linear(entry, weights[entry.operands[1]], keys) for entry in matmuls]
+    return whole + [_share(entry, keys) for entry in operators(lines, frozenset({SHARE}))]
+
+
+def _share(entry: Operator, keys: Mapping[str, str]) -> QuantisedLinear:
+    where = f"the fp8 share {entry.result}"
+    x_type, codes = entry.types[:2] if entry.types else (None, None)
+    if x_type is None or codes is None or entry.type is None:
+        raise ValueError(f"{where} needs static types")
+    k, n = codes.shape
+    share = share_of(entry, Geometry(n=n, k=k, group=k))
+    if share is None:
+        raise ValueError(f"{where} names no device")
+    part = x_type.shape[-1]
+    return QuantisedLinear(
+        lines=(entry.line,), layer=_layer(where, entry.operands[1], keys), kind="fp8", result=entry.result,
+        x=entry.operands[0], x_type=x_type, result_type=entry.type,
+        geometry=Geometry(n=entry.type.shape[-1], k=part, group=part), share=share,
+    )
+
+
+def _layer(where: str, codes: str, keys: Mapping[str, str]) -> str:
+    key = keys.get(codes, "")
+    if not key.endswith(".codes"):
+        raise ValueError(f"{where} reads its codes from {key or codes!r}, no parameter named *.codes")
+    return key.removesuffix(".codes")
 
 
 def _is_fp8(entry: Operator) -> bool:
@@ -44,12 +72,9 @@ def _linear(matmul: Operator, weight: Operator, keys: Mapping[str, str]) -> Quan
     k, n = codes.shape
     if weight.attributes.get("axis", 1) not in (1, -1) or scales.shape != (n,):
         raise ValueError(f"{where} needs one scale for each of its {n} output channels, along axis 1")
-    key = keys.get(weight.operands[0], "")
-    if not key.endswith(".codes"):
-        raise ValueError(f"{where} reads its codes from {key or weight.operands[0]!r}, no parameter named *.codes")
     return QuantisedLinear(
-        lines=(weight.line, matmul.line), layer=key.removesuffix(".codes"), kind="fp8", result=matmul.result,
-        x=matmul.operands[0], x_type=x_type, result_type=matmul.type,
+        lines=(weight.line, matmul.line), layer=_layer(where, weight.operands[0], keys), kind="fp8",
+        result=matmul.result, x=matmul.operands[0], x_type=x_type, result_type=matmul.type,
         geometry=Geometry(n=n, k=k, group=k),
     )
 

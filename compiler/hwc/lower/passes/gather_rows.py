@@ -15,7 +15,7 @@ from hwc.lower.passes.graph import Operator, TensorType, operators
 from hwc.lower.passes.linalg import Input, Output, Value
 from hwc.lower.passes.linear import Kernel, dequantise, f32, load
 from hwc.lower.passes.matmul_nbits import KINDS, zeros_of
-from hwc.quantise.encodings import Geometry, Layout, Part
+from hwc.quantise.encodings import TILE, Geometry, Layout, Part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +67,8 @@ def _rows(entry: Operator, keys: Mapping[str, str]) -> QuantisedRows:
 def emit(rows: QuantisedRows, kernel: Kernel, layout: Layout, prefix: str) -> list[str]:
     """Return the lines that compute ``rows``; every value they define begins with ``%{prefix}.``.
 
+    ``kernel`` decodes codes that lie by row: those in tiles are brought to rows as they are read.
+
     A number outside the table reads the nearest row of it: no input can make the code read past its end.
     """
     count = math.prod(rows.ids_type.shape)
@@ -74,10 +76,12 @@ def emit(rows: QuantisedRows, kernel: Kernel, layout: Layout, prefix: str) -> li
     numbers, made = _numbers(rows, count, prefix)
     lines += made
     gathered: dict[Part, Value] = {}
+    tiled = len(parts["codes"].type.shape) > 3 and rows.kind == "int4"
     for part, table in parts.items():
-        shape = (count, *table.type.shape[1:])
+        still = (rows.geometry.groups, rows.geometry.group)[: 2 if part == "codes" else 1]
+        shape = (count, *(still if tiled else table.type.shape[1:]))
         gathered[part] = Value(name=f"{table.name}.rows", type=replace(table.type, shape=shape))
-        lines += _gather(table, numbers, gathered[part], rows.geometry.n)
+        lines += _gather(table, numbers, gathered[part], rows.geometry.n, tiled=tiled)
     sizes = (count, *(size for _, size in kernel.loops[1:]))
     weight = f32(f"%{prefix}.weight", sizes)
     lines += dequantise(kernel, gathered, weight, prefix)
@@ -105,10 +109,11 @@ def _numbers(rows: QuantisedRows, count: int, prefix: str) -> tuple[Value, list[
     return flat, [*lines, *linalg.reshape(ids, flat)]
 
 
-def _gather(table: Value, numbers: Value, result: Value, n: int) -> list[str]:
-    loops = ["m", *(f"d{axis}" for axis in range(1, len(table.type.shape)))]
+def _gather(table: Value, numbers: Value, result: Value, n: int, *, tiled: bool) -> list[str]:
+    loops = ["m", *(f"d{axis}" for axis in range(1, len(result.type.shape)))]
     dtype = numbers.type.dtype
-    inner = [f"%i{axis}" for axis in range(1, len(loops))]
+    indices = [f"%i{axis}" for axis in range(1, len(loops))]
+    found, at = _in_tiles(indices) if tiled else ([], ["%row", *indices])
     body = [
         f"%least = arith.constant 0 : {dtype}",
         f"%most = arith.constant {n - 1} : {dtype}",
@@ -116,9 +121,26 @@ def _gather(table: Value, numbers: Value, result: Value, n: int) -> list[str]:
         f"%within = arith.minsi %above, %most : {dtype}",
         f"%row = arith.index_cast %within : {dtype} to index",
         *(f"%i{axis} = linalg.index {axis} : index" for axis in range(1, len(loops))),
-        f"%element = tensor.extract {table.name}[{', '.join(['%row', *inner])}] : {table.type.builtin()}",
+        *found,
+        f"%element = tensor.extract {table.name}[{', '.join(at)}] : {table.type.builtin()}",
     ]
     start = Value(name=f"{result.name}.empty", type=result.type)
     output = Output(value=result, loops=loops, start=start)
     inputs = [Input(value=numbers, loops=["m"], element="number")]
     return [linalg.empty(start), *linalg.generic(loops, inputs, output, body)]
+
+
+def _in_tiles(indices: list[str]) -> tuple[list[str], list[str]]:
+    """Return the lines that find a row's element in tiles by its group, and its place in it; and the indices there."""
+    lines = [
+        f"%height = arith.constant {TILE} : index", "%tile = arith.divui %row, %height : index",
+        "%lane = arith.remui %row, %height : index",
+    ]
+    if len(indices) == 1:
+        return lines, ["%tile", *indices, "%lane"]
+    group, place = indices
+    lines += [
+        "%eight = arith.constant 8 : index", f"%eights = arith.divui {place}, %eight : index",
+        f"%rest = arith.remui {place}, %eight : index",
+    ]
+    return lines, ["%tile", group, "%eights", "%lane", "%rest"]

@@ -11,17 +11,19 @@ from hwc.lower.passes import linalg, plain_linears
 from hwc.lower.passes.graph import TensorType
 from hwc.lower.passes.kernel_call import Call, Import
 from hwc.lower.passes.linalg import Input, Output, Value
-from hwc.lower.passes.linear import QuantisedLinear, load
+from hwc.lower.passes.linear import QuantisedLinear, operands
 from hwc.lower.passes.plain_linears import PlainLinear
-from hwc.quantise.encodings import Layout
+from hwc.quantise.encodings import Layout, in_tiles
 from hwc.spec.legality import PatternName
 
 QUANTISED: dict[Kind, PatternName] = {
     "int4": "dequantise_matmul_int4", "int8": "dequantise_matmul_int8", "fp8": "matmul_fp8",
 }
 PLAIN: dict[str, PatternName] = {"f32": "matmul_f32", "f16": "matmul_f16"}
-SIGNED_ENCODINGS = frozenset({"i4-grouped", "i8-grouped"})
+SIGNED_ENCODINGS = frozenset({"i4-grouped", "i4-tiled", "i8-grouped"})
 """Encodings whose codes are two's complement: ``HWC_CODES_SIGNED``."""
+_SIGNED, _TILED = 1, 2
+PART_OF_ROWS = "its device multiplies by a part of every row, and the ABI has no stride"
 _ZEROS = {"none": 0, "point": 1, "offset": 2}
 
 
@@ -36,6 +38,8 @@ class Product:
     k: int
     unfit: str = ""
     """Why no kernel's ABI holds it."""
+    tiled: bool = False
+    """Whether its codes lie in tiles, which not every kernel reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,26 +54,33 @@ Choose = Callable[[Product], Import | None]
 """Which kernel computes a product; None: generated code."""
 
 
-def quantised_product(linear: QuantisedLinear) -> Product:
-    """Return what a quantised linear computes."""
+def codes_form(product: Product, encoding: str) -> int:
+    """Return how codes lie, as ``enum hwc_codes`` tells it."""
+    return (_SIGNED if encoding in SIGNED_ENCODINGS else 0) | (_TILED if product.tiled else 0)
+
+
+def quantised_product(linear: QuantisedLinear, encoding: str) -> Product:
+    """Return what a quantised linear computes, its weight stored in an encoding."""
     return Product(
         pattern=QUANTISED[linear.kind], layer=linear.layer, m=math.prod(linear.x_type.shape[:-1]),
-        n=linear.geometry.n, k=linear.geometry.k,
+        n=linear.geometry.n, k=linear.geometry.k, unfit="" if linear.geometry.k == linear.stored.k else PART_OF_ROWS,
+        tiled=in_tiles(encoding, linear.stored),
     )
 
 
 def quantised_call(
-    linear: QuantisedLinear, layout: Layout, kernel: Import, prefix: str, *, signed: bool
+    linear: QuantisedLinear, layout: Layout, kernel: Import, prefix: str, form: int
 ) -> tuple[Call, list[str]]:
-    """Return the call of a kernel for a quantised linear, and the lines that make it."""
-    geometry, product = linear.geometry, quantised_product(linear)
-    parts, lines = load(linear.layer, layout, prefix)
+    """Return the call of a kernel for a quantised linear whose codes lie in ``form``, and the lines that make it."""
+    geometry = linear.geometry
+    m, n, k = math.prod(linear.x_type.shape[:-1]), geometry.n, geometry.k
+    parts, lines = operands(linear, layout, prefix)
     weights = [parts["codes"], parts["scales"]]
-    sizes: tuple[int, ...] = (product.m, product.n, product.k)
+    sizes: tuple[int, ...] = (m, n, k)
     elements: tuple[str, ...] = ("f32", "i8", "f32", "f32")
     if linear.kind != "fp8":
         weights.append(parts.get("zeros") or parts.get("offsets") or parts["codes"])
-        sizes = (*sizes, geometry.group, int(signed), _ZEROS[geometry.zeros])
+        sizes = (*sizes, geometry.group, form, _ZEROS[geometry.zeros])
         elements = ("f32", "i8", "i16", "i8", "f32")
     x, made = _rows(linear.x, linear.x_type, product, prefix)
     result = _tensor(f"%{prefix}.product", (product.m, product.n), "f32")

@@ -8,9 +8,29 @@ from dataclasses import dataclass
 
 from hwc.formats import Kind
 from hwc.lower.passes import linalg
-from hwc.lower.passes.graph import TensorType
+from hwc.lower.passes.devices import on_device
+from hwc.lower.passes.graph import Operator, TensorType
 from hwc.lower.passes.linalg import Input, Output, Value
 from hwc.quantise.encodings import Geometry, Layout, Part
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """The part of a weight that one of several devices multiplies by."""
+
+    device: int
+    n_start: int
+    k_start: int
+    whole: Geometry
+    """The weight as it is stored."""
+
+
+def share_of(operator: Operator, whole: Geometry) -> Share | None:
+    """Return the part of a stored weight that an operator of a sharded graph names; None if it names none."""
+    told = operator.attributes
+    if "device" not in told:
+        return None
+    return Share(device=told["device"], n_start=told["n_start"], k_start=told["k_start"], whole=whole)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +46,18 @@ class QuantisedLinear:
     x_type: TensorType
     result_type: TensorType
     geometry: Geometry
+    """Of what it multiplies by: the share, where it has one."""
+    share: Share | None = None
+
+    @property
+    def stored(self) -> Geometry:
+        """Sizes of the weight as it is stored."""
+        return self.share.whole if self.share else self.geometry
+
+    @property
+    def device(self) -> int:
+        """Device that computes it."""
+        return self.share.device if self.share else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +65,7 @@ class Kernel:
     """How one encoding turns stored elements into float32 weights, one element at a time."""
 
     loops: tuple[tuple[str, int], ...]
-    """The weight's loops with their sizes: ``n``, then loops whose sizes multiply to K, in K's order."""
+    """The weight's loops with their sizes: those whose sizes multiply to N, then those of K, in their order."""
     indexing: dict[Part, tuple[str, ...]]
     """The parts that the body reads, each with the loops that index it."""
     body: tuple[str, ...]
@@ -42,19 +74,21 @@ class Kernel:
     """Values of ``%shift`` along the last loop, for several weights in one i32 word."""
     scale_product: bool = False
     """Whether scales [N] multiply the product rather than the weight."""
+    outer: int = 1
+    """How many of the loops are N's."""
 
 
 def emit(linear: QuantisedLinear, kernel: Kernel, layout: Layout, prefix: str) -> list[str]:
-    """Return the lines that compute ``linear``; every value they define begins with ``%{prefix}.``.
+    """Return the lines that compute ``linear``, whose stored parts are ``layout``; values begin with ``%{prefix}.``.
 
     x float32 […, K] is flattened to [M, K]. The contraction keeps the weight's own loops instead of collapsing
     them to K: a reshape between dequantisation and contraction keeps IREE from fusing the two.
     """
     rows = math.prod(linear.x_type.shape[:-1])
-    parts, lines = load(linear.layer, layout, prefix)
+    parts, lines = operands(linear, layout, prefix)
     weight = f32(f"%{prefix}.weight", tuple(size for _, size in kernel.loops))
     lines += dequantise(kernel, parts, weight, prefix)
-    x, made = _activations(linear, rows, weight.type.shape[1:], prefix)
+    x, made = _activations(linear, rows, weight.type.shape[kernel.outer :], prefix)
     product, computed = _contract(kernel, x, weight, rows, prefix)
     lines += made + computed
     if kernel.scale_product:
@@ -64,32 +98,61 @@ def emit(linear: QuantisedLinear, kernel: Kernel, layout: Layout, prefix: str) -
     return [f"    {line}" for line in lines]
 
 
-def load(layer: str, layout: Layout, prefix: str) -> tuple[dict[Part, Value], list[str]]:
-    """Load the parts of a packed weight; return their values and the lines."""
+def operands(linear: QuantisedLinear, stored: Layout, prefix: str) -> tuple[dict[Part, Value], list[str]]:
+    """Return what a linear multiplies by: the parts of its stored weight, or its share of each, and the lines.
+
+    A share is cut out of the whole parameter where it is read, so that nothing is stored or unpacked a second time.
+    """
+    share = linear.share
+    if share is None:
+        return load(linear.layer, stored, prefix)
+    whole, lines = load(linear.layer, stored, f"{prefix}.whole", share.device)
+    made: dict[Part, Value] = {}
+    for part, value in whole.items():
+        offsets, sizes = _cut(value.type.shape, share, linear.geometry)
+        made[part] = Value(name=f"%{prefix}.{part}", type=TensorType(shape=sizes, dtype=value.type.dtype))
+        lines.append(
+            f"{made[part].name} = tensor.extract_slice {value.name}{list(offsets)} {list(sizes)} {[1] * len(sizes)} "
+            f": {value.type.builtin()} to {made[part].type.builtin()}"
+        )
+    return made, lines
+
+
+def _cut(shape: tuple[int, ...], share: Share, part: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return where a share begins in a stored part [N, …K] or [N], and how long it is."""
+    still = (0,) * (len(shape) - 2)
+    if len(shape) == 1:
+        return (share.n_start,), (part.n,)
+    start, size = (count * shape[1] // share.whole.k for count in (share.k_start, part.k))
+    return (share.n_start, start, *still), (part.n, size, *shape[2:])
+
+
+def load(layer: str, layout: Layout, prefix: str, device: int = 0) -> tuple[dict[Part, Value], list[str]]:
+    """Load the parts of a packed weight on a device; return their values and the lines."""
     parts = {
         part: Value(name=f"%{prefix}.{part}", type=TensorType(shape=kind.shape, dtype=kind.dtype))
         for part, kind in layout.items()
     }
     lines = [
-        f"{value.name} = util.global.load {_symbol(layer, part)} : {value.type.builtin()}"
+        f"{value.name} = util.global.load {_symbol(layer, part, device)} : {value.type.builtin()}"
         for part, value in parts.items()
     ]
     return parts, lines
 
 
-def declare(layer: str, layout: Layout, scope: str) -> list[str]:
-    """Declare the parameters of a packed weight, in the order of its layout."""
+def declare(layer: str, layout: Layout, scope: str, device: int = 0) -> list[str]:
+    """Declare the parameters of a packed weight on a device, in the order of its layout."""
     return [
-        f"  util.global private {_symbol(layer, part)} = "
+        f"  util.global private {_symbol(layer, part, device)} {on_device(device)}= "
         f'#stream.parameter.named<"{scope}"::"{layer}.{part}"> : '
         f"{TensorType(shape=kind.shape, dtype=kind.dtype).builtin()}"
         for part, kind in layout.items()
     ]
 
 
-def _symbol(layer: str, part: Part) -> str:
+def _symbol(layer: str, part: Part, device: int) -> str:
     """Name a global apart from the importer's own, which may stay if something else reads it."""
-    return f'@"packed.{layer}.{part}"'
+    return f'@"packed.{layer}.{part}"' if device == 0 else f'@"device{device}.packed.{layer}.{part}"'
 
 
 def f32(name: str, shape: tuple[int, ...]) -> Value:
@@ -129,18 +192,22 @@ def _activations(
 
 
 def _contract(kernel: Kernel, x: Value, weight: Value, rows: int, prefix: str) -> tuple[Value, list[str]]:
-    inner = [name for name, _ in kernel.loops[1:]]
-    shape = (rows, weight.type.shape[0])
+    loops = [name for name, _ in kernel.loops]
+    outer, inner = loops[: kernel.outer], loops[kernel.outer :]
+    shape = (rows, *weight.type.shape[: kernel.outer])
     start, filled = f32(f"%{prefix}.init", shape), f32(f"%{prefix}.fill", shape)
     product = f32(f"%{prefix}.product", shape)
     inputs = [
         Input(value=x, loops=["m", *inner], element="left"),
-        Input(value=weight, loops=["n", *inner], element="right"),
+        Input(value=weight, loops=loops, element="right"),
     ]
     body = ["%term = arith.mulf %left, %right : f32", "%sum = arith.addf %acc, %term : f32"]
-    output = Output(value=product, loops=["m", "n"], start=filled)
-    lines = [linalg.empty(start), *linalg.zeros(filled, start)]
-    return product, lines + linalg.generic(["m", "n", *inner], inputs, output, body)
+    output = Output(value=product, loops=["m", *outer], start=filled)
+    lines = [linalg.empty(start), *linalg.zeros(filled, start), *linalg.generic(["m", *loops], inputs, output, body)]
+    if kernel.outer == 1:
+        return product, lines
+    whole = f32(f"%{prefix}.columns", (rows, math.prod(shape[1:])))
+    return whole, [*lines, *linalg.reshape(product, whole)]
 
 
 def _scale(product: Value, scales: Value, prefix: str) -> tuple[Value, list[str]]:

@@ -9,7 +9,7 @@ from hwc.formats import Kind
 from hwc.lower.passes import fp8_matmul, fp8_rounding, gather_rows, matmul_nbits
 from hwc.lower.passes.gather_rows import QuantisedRows
 from hwc.lower.passes.graph import parameter_keys
-from hwc.lower.passes.kernel_linears import SIGNED_ENCODINGS, Choose, Product, Seen, quantised_call, quantised_product
+from hwc.lower.passes.kernel_linears import Choose, Product, Seen, codes_form, quantised_call, quantised_product
 from hwc.lower.passes.linear import Kernel, QuantisedLinear, declare, emit
 from hwc.lower.passes.prune import prune
 from hwc.quantise.encodings import Geometry, layout
@@ -41,12 +41,16 @@ class Rewritten:
 
 _KERNELS: dict[str, Callable[[Geometry], Kernel]] = {
     "i4-grouped": matmul_nbits.i4_grouped,
+    "i4-tiled": matmul_nbits.i4_tiled,
     "u8-nibbles": matmul_nbits.u8_nibbles,
     "i8-grouped": matmul_nbits.i8_grouped,
     "u8-words": matmul_nbits.u8_words,
     "e4m3-bits": fp8_matmul.e4m3_bits,
     "e4m3-words": fp8_matmul.e4m3_words,
 }
+
+BY_ROW = {"i4-tiled": "i4-grouped"}
+"""Encoding in tiles to the one that lies by row, as which gathered rows are decoded."""
 
 
 def generated(_: Product) -> None:
@@ -71,32 +75,35 @@ def rewrite_linears(
     found: list[QuantisedLinear | QuantisedRows] = [*matmul_nbits.find(lines, keys), *fp8_matmul.find(lines, keys)]
     found += gather_rows.find(lines, keys)
     written: dict[int, list[str]] = {}
-    declared: dict[str, list[str]] = {}
+    declared: dict[tuple[str, int], list[str]] = {}
     uses: dict[str, ParameterUse] = {}
     seen: list[Seen] = []
     for index, entry in enumerate(found):
         encoding = _encoding(entry, encodings)
-        parts, kernel = layout(encoding, entry.geometry), _KERNELS[encoding](entry.geometry)
+        device, stored = (entry.device, entry.stored) if isinstance(entry, QuantisedLinear) else (0, entry.geometry)
+        parts, kernel = layout(encoding, stored), _KERNELS[encoding](entry.geometry)
         for line in entry.lines:
             written[line] = [f"    // {lines[line].strip()}"]
         prefix = f"hwc{index}"
         if isinstance(entry, QuantisedLinear):
             called, made = None, emit(entry, kernel, parts, prefix)
-            if (chosen := choose(product := quantised_product(entry))) is not None:
-                called, made = quantised_call(entry, parts, chosen, prefix, signed=encoding in SIGNED_ENCODINGS)
+            product = quantised_product(entry, encoding)
+            if (chosen := None if product.unfit else choose(product)) is not None:
+                called, made = quantised_call(entry, parts, chosen, prefix, codes_form(product, encoding))
             written[entry.lines[-1]] += made
             seen.append(Seen(product=product, call=called))
         else:
-            written[entry.lines[-1]] += gather_rows.emit(entry, kernel, parts, prefix)
-        declared[entry.layer] = declare(entry.layer, parts, scope)
+            by_row = _KERNELS[BY_ROW.get(encoding, encoding)](entry.geometry)
+            written[entry.lines[-1]] += gather_rows.emit(entry, by_row, parts, prefix)
+        declared[entry.layer, device] = declare(entry.layer, parts, scope, device)
         for part, kind in parts.items():
             key = f"{entry.layer}.{part}"
             uses[key] = ParameterUse(key=key, dtype=kind.dtype, shape=kind.shape)
     body = [new for index, line in enumerate(lines) for new in written.get(index, [line])]
     globals_ = [line for group in declared.values() for line in group]
     return Rewritten(
-        mlir="\n".join(_declared(prune(body), globals_)) + "\n", layers=frozenset(declared), matched=len(found),
-        parameters=tuple(uses.values()), seen=tuple(seen),
+        mlir="\n".join(_declared(prune(body), globals_)) + "\n", layers=frozenset(layer for layer, _ in declared),
+        matched=len(found), parameters=tuple(uses.values()), seen=tuple(seen),
     )
 
 

@@ -6,11 +6,12 @@ Source: the MatMulNBits specification in ONNX Runtime's ContribOperators.md.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from hwc.formats import Kind, Zeros
 from hwc.lower.passes.graph import Operator, TensorType, operators
-from hwc.lower.passes.linear import Kernel, QuantisedLinear
-from hwc.quantise.encodings import Geometry, Part
+from hwc.lower.passes.linear import Kernel, QuantisedLinear, share_of
+from hwc.quantise.encodings import TILE, Geometry, Part, in_tiles
 
 KINDS: Mapping[int, Kind] = {4: "int4", 8: "int8"}
 
@@ -19,7 +20,8 @@ def find(lines: Sequence[str], keys: Mapping[str, str]) -> list[QuantisedLinear]
     """Match every MatMulNBits; ``keys`` maps a value to its parameter's key.
 
     Takes x float32 […, K], codes uint8 [N, G, bytes of a group], by way of a Reshape or not, scales [N, G], and
-    optional zero points, packed uint8 or f32 [N, G]. Raises ValueError for other bit widths, a bias, a group index,
+    optional zero points, packed uint8 or f32 [N, G]. In a sharded graph N and K are those of the device's share, and
+    the codes' shape tells the whole. Raises ValueError for other bit widths, a bias, a group index,
     dynamic shapes, or codes that are no named parameter.
     """
     found = list(operators(lines, frozenset({"MatMulNBits", "Reshape"})))
@@ -42,14 +44,18 @@ def _linear(entry: Operator, keys: Mapping[str, str], reshapes: Mapping[str, Ope
     key = keys.get(source, "")
     if not key.endswith(".codes"):
         raise ValueError(f"{where} reads its codes from {key or source!r}, no parameter named *.codes")
+    codes = entry.types[1]
+    if codes is None or len(codes.shape) != 3:
+        raise ValueError(f"{where} needs codes [N, G, bytes of a group]")
     geometry = Geometry(
         n=entry.attributes["N"], k=entry.attributes["K"], group=entry.attributes["block_size"],
         zeros=zeros_of(entry.types[3] if len(entry.types) > 3 else None),
     )
+    whole = replace(geometry, n=codes.shape[0], k=codes.shape[1] * geometry.group)
     return QuantisedLinear(
         lines=(entry.line,) if reshape is None else (reshape.line, entry.line), layer=key.removesuffix(".codes"),
         kind=KINDS[bits], result=entry.result, x=entry.operands[0], x_type=x_type, result_type=entry.type,
-        geometry=geometry,
+        geometry=geometry, share=share_of(entry, whole),
     )
 
 
@@ -61,6 +67,20 @@ def zeros_of(kind: TensorType | None) -> Zeros:
 def i4_grouped(geometry: Geometry) -> Kernel:
     """Decode i4 codes [N, G, g], stored as code − 8: ``weight = (code − zero) · scale`` in float32."""
     return _signed(geometry, "i4", 8)
+
+
+def i4_tiled(geometry: Geometry) -> Kernel:
+    """Decode i4 codes in tiles [N/16, G, g/8, 16, 8], stored as code − 8; as `i4_grouped` where there are none."""
+    if not in_tiles("i4-tiled", geometry):
+        return i4_grouped(geometry)
+    body = ["%code = arith.extsi %codes : i4 to i32", *_weight(geometry, 8)]
+    loops = (
+        ("t", geometry.n // TILE), ("n", TILE), ("g", geometry.groups), ("e", geometry.group // 8), ("k", 8),
+    )
+    return Kernel(
+        loops=loops, indexing={"codes": ("t", "g", "e", "n", "k"), **_group_loops(geometry, ("t", "g", "n"))},
+        body=tuple(body), outer=2,
+    )
 
 
 def i8_grouped(geometry: Geometry) -> Kernel:
@@ -105,10 +125,10 @@ def _words(geometry: Geometry, *, bits: int) -> Kernel:
     )
 
 
-def _group_loops(geometry: Geometry) -> dict[Part, tuple[str, ...]]:
+def _group_loops(geometry: Geometry, loops: tuple[str, ...] = ("n", "g")) -> dict[Part, tuple[str, ...]]:
     more: dict[Zeros, tuple[Part, ...]] = {"none": (), "point": ("zeros",), "offset": ("offsets",)}
     parts: tuple[Part, ...] = ("scales", *more[geometry.zeros])
-    return dict.fromkeys(parts, ("n", "g"))
+    return dict.fromkeys(parts, loops)
 
 
 def _weight(geometry: Geometry, middle: int) -> list[str]:

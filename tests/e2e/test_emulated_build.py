@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -26,7 +27,7 @@ from emulated_parts import needs_emulator, with_flipped_instruction
 from test_planted_faults import made
 
 pytestmark = needs_emulator
-CHIP = "rv64gcv-npu"
+CHIP, KERNEL = "rv64gcv-npu", "hwc_array_f32"
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,31 @@ def test_the_bundle_tells_what_its_executables_are_for(emulated: Cli, scheme: st
     assert b"rv64gcv-npu-v1" in [one.data for one in vmfb.Module(code).segments]
 
 
+@pytest.mark.parametrize(("scheme", "kernel"), [("fp32", "matmul-f32"), ("w4a16", "matmul-int4")])
+def test_its_matrix_unit_is_modelled_and_says_so(emulated: Cli, scheme: str, kernel: str) -> None:
+    name = f"mlp:dev#{CHIP}/{scheme}"
+    told = emulated("inspect", name, "--format", "json").ok().json()
+    assert told["serving"][0]["target"]["device"].endswith("; its unit npu is modelled, not executed")
+    kernels = told["facts"][f"{CHIP}/{scheme}"]["lower"]["vendor"]["kernels"]
+    assert [row for row, facts in kernels.items() if facts["linked"]] == [kernel]
+    assert kernels[kernel]["matched"] == {"b1": 3}
+    words = r"executed ([\d,]+) instructions .*\n *modelled: the unit npu was not executed; ([\d,]+) of the"
+    (counts,) = re.findall(words, emulated("inspect", name).ok().stdout)
+    whole, stood_in = (int(count.replace(",", "")) for count in counts)
+    assert whole // 2 < stood_in < whole
+
+
+def test_without_the_cross_compiler_a_build_names_it(shared_mlp: Cli, tmp_path: Path) -> None:
+    cli = shared_mlp.copied_to(tmp_path / "without")
+    (tmp_path / "bin").mkdir()
+    for name in ("gcc", "qemu-riscv64"):
+        (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))
+    refused = cli("build", "mlp", "-t", CHIP, "-q", "fp32", env={"PATH": str(tmp_path / "bin")})
+    assert refused.code == 4
+    assert "the vendor's compiler is not installed: riscv64-linux-gnu-gcc" in refused.stderr
+    assert "apt-get install gcc-riscv64-linux-gnu" in refused.stderr
+
+
 def test_it_computes_what_the_host_computes(emulated: Cli, tmp_path: Path) -> None:
     np.savez(tmp_path / "in.npz", features=np.random.default_rng(3).uniform(-1, 1, (1, 256)).astype(np.float32))
     results = []
@@ -102,7 +128,7 @@ def test_a_flipped_instruction_fails_the_check(emulated: Cli, tmp_path: Path, mo
         built.path(built.variant.encode), built.path(built.variant.lower), built.variant.target.device
     )
     code = whole.code.path.read_bytes()
-    (tmp_path / "flipped.vmfb").write_bytes(with_flipped_instruction(code))
+    (tmp_path / "flipped.vmfb").write_bytes(with_flipped_instruction(code, KERNEL))
     assert isa.executables(code) != isa.executables((tmp_path / "flipped.vmfb").read_bytes())
     parity = {}
     for name, path in (("whole", whole.code.path), ("flipped", tmp_path / "flipped.vmfb")):

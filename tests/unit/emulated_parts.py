@@ -92,15 +92,42 @@ def with_executable(code: bytes, changed: bytes) -> bytes:
     return vmfb.Module(code).replaced({executable(code)[0]: changed})
 
 
-def with_flipped_instruction(code: bytes) -> bytes:
-    """Return the module with one ``vfmacc.vf`` made to subtract the sum instead of adding it: one bit."""
+def with_flipped_instruction(code: bytes, symbol: str = "") -> bytes:
+    """Return the module with multiply-adds made to subtract the sum instead of adding it: one bit of each.
+
+    Of a kernel's ``symbol``, all that are in it: which of its loops a shape runs through is its compiler's business.
+    Without one, the first ``vfmacc.vf``.
+    """
     elf = bytearray(executable(code)[1])
-    for at in range(0, len(elf) - 4, 2):
-        (word,) = struct.unpack_from("<I", elf, at)
-        if word & 0xFC00707F == 0xB0005057:  # funct6 101100, OPFVF
-            struct.pack_into("<I", elf, at, word ^ 1 << 27)  # vfmsac.vf
-            return with_executable(code, bytes(elf))
-    raise AssertionError("the executable has no vfmacc.vf")
+    if symbol:
+        begin, end = _body(bytes(elf), symbol)
+        found = [at for at in range(begin, end - 3, 2) if _word(elf, at) & 0x0600007F == 0x43]  # fmadd.s
+        flipped = 1 << 2  # fmsub.s
+    else:
+        found = [at for at in range(0, len(elf) - 3, 2) if _word(elf, at) & 0xFC00707F == 0xB0005057][:1]  # vfmacc.vf
+        flipped = 1 << 27  # vfmsac.vf
+    assert found, "no multiply-add"
+    for at in found:
+        struct.pack_into("<I", elf, at, _word(elf, at) ^ flipped)
+    return with_executable(code, bytes(elf))
+
+
+def _word(elf: bytes, at: int) -> int:
+    return int(struct.unpack_from("<I", elf, at)[0])
+
+
+def _body(elf: bytes, symbol: str) -> tuple[int, int]:
+    """Return where a function begins and ends in the file."""
+    (table,), (count,) = struct.unpack_from("<Q", elf, 40), struct.unpack_from("<H", elf, 60)
+    sections = [struct.unpack_from("<IIQQQQIIQQ", elf, table + 64 * number) for number in range(count)]
+    for _, kind, _, _, offset, length, link, *_ in sections:
+        for at in range(offset, offset + length, 24) if kind == 2 else ():
+            name, _, _, section, address, size = struct.unpack_from("<IBBHQQ", elf, at)
+            start = sections[link][4] + name
+            if elf[start : elf.index(b"\0", start)].decode() == symbol and section:
+                begin = sections[section][4] + address - sections[section][3]
+                return begin, begin + size
+    raise AssertionError(f"the executable has no {symbol}")
 
 
 def described(elf: bytes, work: Path, home: Path) -> tuple[int, str]:

@@ -116,9 +116,10 @@ def _shape(language: Mapping[str, Any]) -> dict[str, Any]:
 
 def _target(found: Findings) -> Target:
     lowering, execution = found.target.code(), found.target.execution
+    modelled = "".join(f"; its unit {unit} is modelled, not executed" for unit in found.target.modelled)
     return Target(
         kind=found.target.kind,
-        device=execution.speaks_for or found.target.title,
+        device=(execution.speaks_for or found.target.title) + modelled,
         count=lowering.shards,
         isa_features=tuple(lowering.cpu_features) or ((lowering.cpu,) if lowering.cpu else ()),
         runtime=f"iree-base-runtime {found.tools.get('iree-base-runtime', 'unknown')}",

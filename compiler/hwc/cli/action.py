@@ -114,6 +114,9 @@ def show(built: Built) -> None:
             render.note(f"{document['identity']['variant_id']} is unverified: {reason}; it tells no latency")
         elif document["status"] == "hand-over":
             render.note(f"{document['identity']['variant_id']} is a hand-over: sources for the vendor's compiler")
+    for name, units in built.modelled.items():
+        for unit in units:
+            render.note(f"{name}: its unit {unit} is modelled, not executed: code on the cores computes in its place")
     noisy = [name for document in built.serving for name in document["profile"].get("conditions", {}).get("notes", [])]
     if noisy:
         render.note(f"? noisy cells, kept and flagged: {'; '.join(sorted(set(noisy))[:6])}")

@@ -16,8 +16,10 @@ from hwc.bundle import remove as removing
 from hwc.bundle.open import Bundle, Variant, open_bundle, require_verified
 from hwc.bundle.reference import Reference, parse
 from hwc.errors import UsageError
+from hwc.lower.passes.kernel_call import is_call_of
 from hwc.oci_layout import Layout
 from hwc.spec.project import Project, open_project
+from hwc.spec.target import UNNAMED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +72,7 @@ def _details(variant: Variant) -> list[str]:
     chosen = exporting.chosen_measurement(variant)
     documents = chosen.documents if chosen is not None else {}
     if executed := documents.get("check.json", {}).get("executed"):
-        lines += _executed(executed)
+        lines += _executed(executed, variant.facts)
     profile = documents.get("profile.json")
     if profile:
         told = profile["memory"]
@@ -87,13 +89,30 @@ def _details(variant: Variant) -> list[str]:
     return lines
 
 
-def _executed(told: Mapping[str, Any]) -> list[str]:
+def _executed(told: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     """Return what an emulated chip's control core did in the check: instructions, of which no time follows."""
     rows = told["dispatches"]
     total = told["instructions"]
     calls = sum(row["calls"] for row in rows)
     top = ", ".join(f"{row['dispatch']} {row['instructions'] / total:.0%}" for row in rows[:3] if total)
-    return [f"emulated: the control core executed {total:,} instructions in {calls} dispatches of the check; {top}"]
+    lines = [f"emulated: the control core executed {total:,} instructions in {calls} dispatches of the check; {top}"]
+    for unit, symbols in _modelled(facts).items():
+        own = [row for row in rows if any(is_call_of(row["dispatch"], symbol) for symbol in symbols)]
+        instructions, times = (sum(row[key] for row in own) for key in ("instructions", "calls"))
+        lines.append(
+            f"modelled: the unit {unit} was not executed; {instructions:,} of the instructions, in {times} dispatches, "
+            "are of portable code in its place and say nothing about it"
+        )
+    return lines
+
+
+def _modelled(facts: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return units that kernels stand in for, and the symbols of these kernels."""
+    units: dict[str, list[str]] = {}
+    for kernel in facts["target"].get("kernels", {}).values():
+        if kernel["executes"] == "model":
+            units.setdefault(kernel["unit"] or UNNAMED, []).append(kernel["symbol"])
+    return units
 
 
 def diff(before: str, after: str, *, everything: bool, format: str) -> None:

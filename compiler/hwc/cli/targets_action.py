@@ -53,6 +53,7 @@ def show(name: str, format: str) -> None:
     figures = facts(resolved.spec)
     document = {
         **resolved.spec.model_dump(mode="json", exclude_none=True), "made": resolved.spec.made,
+        **_modelled(resolved.spec),
         "resolved": {
             "device_on_this_machine": resolved.device_name, "absent_reason": resolved.absent_reason,
             "required_isa_features": list(resolved.device.isa_features),
@@ -62,6 +63,16 @@ def show(name: str, format: str) -> None:
         render.as_json({**document, "figures": [{**asdict(fact), "told": fact.told()} for fact in figures]})
         return
     _show(resolved.spec, document, figures)
+
+
+def _modelled(spec: TargetSpec) -> dict[str, dict[str, str]]:
+    """Tell which units are not executed, and what is in their place."""
+    text = "not executed: {} on the cores computes in its place; its time and energy come from its figures"
+    told = {
+        unit: text.format(f"the code of {', '.join(kernels)}" if kernels else "generated code")
+        for unit, kernels in spec.modelled.items()
+    }
+    return {"modelled": told} if told else {}
 
 
 def _show(spec: TargetSpec, document: dict[str, Any], figures: Sequence[Fact]) -> None:

@@ -95,6 +95,12 @@ def require(chip: EmulatedChip) -> tuple[Path, str]:
     return emulator, version
 
 
+def how_to_get(cross_compiler: str) -> str:
+    """Tell how a cross compiler is installed; empty for one that is not known here."""
+    known = {one.cross_compiler: one.cross_packages for one in ARCHITECTURES.values()}
+    return f"Debian: apt-get install {known[cross_compiler]}" if cross_compiler in known else ""
+
+
 def ready(chip: EmulatedChip, home: Path) -> Tools:
     """Return the tools, compiled if these sources were not yet; raise MachineError if something is missing."""
     emulator, version = require(chip)

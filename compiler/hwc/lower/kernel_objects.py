@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hwc import child, digest
 from hwc.errors import InternalError, MachineError, StepError, UsageError
-from hwc.lower import elf, vendor, vmfb
+from hwc.lower import elf, emulator_tools, vendor, vmfb
 from hwc.lower.passes.kernel_linears import Seen
 from hwc.lower.vendor import HEADER, Door
 from hwc.spec.legality import PatternName, VendorKernel
@@ -83,7 +83,7 @@ def _compile(door: Door, name: str, kernel: VendorKernel, target: Path) -> None:
     if shutil.which(program) is None:
         raise MachineError(
             f"the vendor's compiler is not installed: {program}", where="[vendor] compiler",
-            hint="install it, or put it beside the descriptor",
+            hint=emulator_tools.how_to_get(program) or "install it, or put it beside the descriptor",
         )
     source = door.folder / kernel.source
     argv = (
@@ -103,7 +103,7 @@ def _compile(door: Door, name: str, kernel: VendorKernel, target: Path) -> None:
 
 
 def matches(door: Door, seen: Mapping[str, Sequence[Seen]]) -> tuple[dict[str, dict[str, int]], str]:
-    """Return how many linears of each function each kernel computes, and a note on kernels that had none to compute.
+    """Return how many linears of each function each kernel computes, and a note if none had any to compute.
 
     ``seen``: function to its linears. Raises StepError for a kernel that fits none of the linears of its pattern.
     """
@@ -111,13 +111,14 @@ def matches(door: Door, seen: Mapping[str, Sequence[Seen]]) -> tuple[dict[str, d
     for name, kernel in door.kernels.items():
         own = {function: [one for one in rows if _has(one, kernel.pattern)] for function, rows in seen.items()}
         counts = {function: sum(_calls(one, kernel.symbol) for one in rows) for function, rows in own.items()}
-        candidates = [one for rows in own.values() for one in rows]
+        candidates = [one for rows in own.values() for one in rows if not door.leaves(one.product)]
         if not candidates:
             idle.append(f"`{name}` ({kernel.pattern})")
         elif not any(counts.values()) and door.whole:
             raise _unmatched(door, name, kernel.pattern, candidates)
         found[name] = counts
-    note = f"the model has no linears in this scheme for the kernels {', '.join(idle)}" if idle else ""
+    unused = bool(idle) and len(idle) == len(door.kernels)
+    note = f"the model has no linears in this scheme for the kernels {', '.join(idle)}" if unused else ""
     return found, note
 
 

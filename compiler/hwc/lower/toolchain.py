@@ -160,7 +160,8 @@ def _kernel(bench: Bench, name: str, kernel: VendorKernel) -> Finding:
         return absent("vendor.compiler", error)
     except (StepError, UsageError) as error:
         return fails(key, error.what)
-    return ok(f"{file} comes to an object for {architecture} that defines {kernel.symbol}", key)
+    place = f"; it is in the place of {kernel.unit}, which is modelled" if kernel.executes == "model" else ""
+    return ok(f"{file} comes to an object for {architecture} that defines {kernel.symbol}{place}", key)
 
 
 def encodings(bench: Bench) -> Iterator[Finding]:

@@ -45,7 +45,7 @@ class Door:
     """Whether the whole model is lowered: a kernel may well match nothing in a part of one."""
 
     def chosen(self, product: Product) -> Import | None:
-        """Return the kernel of a product; where rules name kernels they decide, else the pattern alone does."""
+        """Return the kernel of a product: the one rules name, or by its pattern where they keep it on the chip."""
         for name, kernel in self.kernels.items():
             if kernel.pattern == product.pattern and self._allowed(name, product):
                 return Import(
@@ -53,9 +53,13 @@ class Door:
                 )
         return None
 
+    def leaves(self, product: Product) -> bool:
+        """Tell whether rules send a product off the chip, where no kernel of the chip's can take it."""
+        return not judge_one(_operation(product), self.rules, self.placement).on_chip
+
     def _allowed(self, name: str, product: Product) -> bool:
         if not any(rule.kernel == name for rule in self.rules):
-            return True
+            return not self.leaves(product)
         return judge_one(_operation(product), self.rules, self.placement).kernel == name
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -61,6 +61,8 @@ class Built:
     bits_per_parameter: tuple[float, ...]
     reasons: tuple[str, ...]
     """Why a variant is unverified; empty otherwise."""
+    modelled: Mapping[str, tuple[str, ...]]
+    """Target to its units that were not executed: code on its cores computes in their place."""
     steps_made: int
     steps_reused: int
     wall_s: float
@@ -155,6 +157,7 @@ def build(project: Project, request: Request, listen: Listener) -> Built:
         serving=tuple(dict(part.measurements[0].serving) for part in parts),
         bits_per_parameter=tuple(outcome.audit["bits_per_parameter"] for outcome in outcomes),
         reasons=tuple(variant.target.absent_reason for variant in plan.variants),
+        modelled={variant.target.spec.name: tuple(variant.target.spec.modelled) for variant in plan.variants},
         steps_made=counted.made,
         steps_reused=counted.reused,
         wall_s=time.monotonic() - started,

@@ -92,6 +92,10 @@ class Execution(Record):
         return self
 
 
+UNNAMED = "(unnamed)"
+"""A unit that its kernels stand in for without telling its name."""
+
+
 class FigureSource(Record):
     """Where a figure comes from."""
 
@@ -141,6 +145,24 @@ class TargetSpec(Record):
         if self.lowering is None:
             return "prediction"
         return "hand-over" if self.vendor.hand_over else "build"
+
+    @property
+    def modelled(self) -> dict[str, tuple[str, ...]]:
+        """Return units in whose place code on the cores computes, each with the kernels that do so.
+
+        Their results are right; no instruction that is executed and no time that passes is theirs. An emulator plays
+        cores alone: a matrix unit is not executed by it, unless a kernel drives it.
+        """
+        emulated, driven = self.execution.emulator is not None, {kernel.unit for kernel in self.kernels.values()}
+        units: dict[str, tuple[str, ...]] = {
+            name: () for name, unit in self.hardware.units.items()
+            if emulated and unit.kind == "matrix" and name not in driven
+        }
+        for name, kernel in self.kernels.items():
+            if kernel.executes == "model":
+                unit = kernel.unit or UNNAMED
+                units[unit] = (*units.get(unit, ()), name)
+        return units
 
     def code(self) -> Lowering:
         """Return how code is made for the device; raise UsageError where nothing here makes any."""

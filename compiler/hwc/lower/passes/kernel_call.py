@@ -6,6 +6,7 @@ The C side of the call is lower/kernels/hwc_kernels.h; both sides change togethe
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -119,6 +120,11 @@ class Call:
         given = [*pointers, *(f"%s{at}" for at in range(len(self.sizes))), "%begin", "%end"]
         lines.append(f"  func.call @{self.kernel.symbol}({', '.join(given)}) : ({', '.join(self._signature())}) -> ()")
         return [*lines, "  return", "}"]
+
+
+def is_call_of(dispatch: str, symbol: str) -> bool:
+    """Tell whether a dispatch of this name is a call of a kernel."""
+    return re.fullmatch(rf"kernel_{re.escape(symbol)}_\d+(x\d+)*_.*", dispatch) is not None
 
 
 _STATIC = "hal.import.static, llvm.bareptr = [true]"

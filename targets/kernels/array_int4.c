@@ -1,0 +1,4 @@
+/* Products of int4 weights in groups on a matrix unit of 128 rows; see array.h for what this stands in for. */
+#include "array.h"
+
+HWC_DEQUANTISE_MATMUL_INT4(hwc_array_int4) { dequantise_stream(c, 4); }

@@ -11,12 +11,13 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hwc import told
 from hwc.errors import MachineError, StepError
-from hwc.lower import vendor
+from hwc.lower import isa, vendor
 from hwc.lower.kernel_objects import FOLDER, check
 from hwc.lower.vendor import Door
 
@@ -49,8 +50,9 @@ class Passed:
 class Hook:
     """The hook of one compilation."""
 
-    def __init__(self, door: Door, architecture: str, work: Path) -> None:
+    def __init__(self, door: Door, architecture: str, work: Path, features: Sequence[str] = ()) -> None:
         self.folder, self.architecture, self.objects = work / "hook", architecture, work / FOLDER
+        self.features = features
         self.argv = vendor.command(door.vendor.executable_hook, door.folder)
         if shutil.which(self.argv[0]) is None:
             raise MachineError(
@@ -97,7 +99,7 @@ class Hook:
             )
 
     def passed(self) -> Passed:
-        """Return what went through; raise StepError if nothing did."""
+        """Return what went through; raise StepError if nothing did, or objects are for more than the target has."""
         answers = sorted(self.folder.glob("*.out.mlir"))
         if not answers:
             raise StepError(
@@ -110,11 +112,11 @@ class Hook:
             if answer.read_bytes() != (self.folder / f"{name}.in.mlir").read_bytes()
         ]
         objects = sorted({line for file in self.folder.glob("*.objects") for line in file.read_text().splitlines()})
-        symbols = {
-            symbol
-            for name in objects
-            for symbol in check((self.objects / name).read_bytes(), self.architecture, what=name).defined
-        }
+        symbols: set[str] = set()
+        for name in objects:
+            data, what = (self.objects / name).read_bytes(), f"the object {name} of the vendor's tool"
+            symbols |= check(data, self.architecture, what=what).defined
+            isa.require_within(data, self.features, what)
         return Passed(
             executables=tuple(names), changed=tuple(changed), objects=tuple(objects), symbols=frozenset(symbols)
         )

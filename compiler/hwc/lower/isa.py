@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from hwc.errors import UsageError
-from hwc.lower import riscv, vmfb
+from hwc.errors import IntegrityError, StepError, UsageError
+from hwc.lower import iree, riscv, vmfb
+from hwc.lower.flags import compiler_flags
 from hwc.lower.riscv import RiscvCode
+from hwc.spec.target import Lowering
 
 
 def executables(code: bytes, where: str = "") -> tuple[RiscvCode, ...]:
@@ -29,3 +32,32 @@ def require_vlen(code: Sequence[RiscvCode], vlen_bits: int | None) -> None:
                 f"`lowering.vlen_bits` is {vlen_bits}, but the code is made for {one.vlen_bits}",
                 where="[lowering] cpu_features", hint=f"`+zvl{vlen_bits}b` tells the compiler the length",
             )
+
+
+def features(lowering: Lowering, work: Path) -> tuple[str, ...]:
+    """Return what RISC-V code for the target may use, its CPU's own features with the named ones; others have none."""
+    if not lowering.triple.startswith("riscv"):
+        return ()
+    return iree.probe_cpu(compiler_flags(lowering), work).features
+
+
+def require_within(data: bytes, allowed: Sequence[str], what: str) -> None:
+    """Raise StepError for a RISC-V object whose attributes tell of extensions that the target does not have.
+
+    The attributes are its compiler's word: the instructions themselves are not read. Other objects pass.
+    """
+    if not allowed or not riscv.is_riscv(data):
+        return
+    try:
+        code = riscv.read(data)
+    except IntegrityError as error:
+        raise StepError(
+            f"{what} does not tell the instruction set that it was made for", where="its section .riscv.attributes",
+            hint="compile it with a tool that writes RISC-V attributes, and do not strip them",
+        ) from error
+    if lacking := riscv.beyond(code, allowed):
+        raise StepError(
+            f"{what} is made for extensions that the target does not have: {', '.join(lacking)} ({code.arch})",
+            where="[lowering] cpu_features",
+            hint="compile it for these features, or name them there if the chip has them",
+        )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hwc import child, digest
 from hwc.errors import InternalError, MachineError, StepError, UsageError
-from hwc.lower import elf, emulator_tools, vendor, vmfb
+from hwc.lower import elf, emulator_tools, isa, vendor, vmfb
 from hwc.lower.passes.kernel_linears import Seen
 from hwc.lower.vendor import HEADER, Door
 from hwc.spec.legality import PatternName, VendorKernel
@@ -25,11 +25,11 @@ FOLDER = "objects"
 _TOLD_LINES = 6
 
 
-def make(door: Door, architecture: str, work: Path) -> dict[str, str]:
-    """Put every kernel's object into ``work/objects``; return name to digest.
+def make(door: Door, architecture: str, work: Path, features: Sequence[str] = ()) -> dict[str, str]:
+    """Put every kernel's object into ``work/objects``; return name to digest. ``features``: see isa.features.
 
-    Raises StepError with the compiler's words, and for an object that lacks its symbol, is for another instruction
-    set or wants what nothing will give it; MachineError if the compiler is not installed.
+    Raises StepError with the compiler's words, and for an object that lacks its symbol, is for another instruction set
+    or for more extensions, or wants what nothing will give it; MachineError if the compiler is not installed.
     """
     folder = work / FOLDER
     folder.mkdir(exist_ok=True)
@@ -41,7 +41,9 @@ def make(door: Door, architecture: str, work: Path) -> dict[str, str]:
         else:
             _compile(door, name, kernel, target)
         data = target.read_bytes()
-        check(data, architecture, what=f"kernel `{name}`: {kernel.object or kernel.source}", symbol=kernel.symbol)
+        what = f"kernel `{name}`: {kernel.object or kernel.source}"
+        check(data, architecture, what=what, symbol=kernel.symbol)
+        isa.require_within(data, features, what)
         made[name] = digest.of_bytes(data)
     return made
 

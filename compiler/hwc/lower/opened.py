@@ -8,7 +8,7 @@ from typing import Any
 
 from hwc import told
 from hwc.errors import InternalError
-from hwc.lower import kernel_objects
+from hwc.lower import isa, kernel_objects
 from hwc.lower.hook import LOG, Hook
 from hwc.lower.passes.kernel_attention import rewrite_attention
 from hwc.lower.passes.kernel_linears import Product, Seen, declared, rewrite_plain
@@ -22,8 +22,9 @@ class Opened:
     def __init__(self, door: Door, lowering: Lowering, work: Path) -> None:
         self.door, self.work = door, work
         architecture = lowering.triple.partition("-")[0] or platform.machine()
-        self.objects = kernel_objects.make(door, architecture, work)
-        self.hook = Hook(door, architecture, work) if door.vendor.executable_hook else None
+        features = isa.features(lowering, work)
+        self.objects = kernel_objects.make(door, architecture, work, features)
+        self.hook = Hook(door, architecture, work, features) if door.vendor.executable_hook else None
         self._seen: dict[str, list[Seen]] = {}
 
     def note(self, function: str, seen: tuple[Seen, ...]) -> None:

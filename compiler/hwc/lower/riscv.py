@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from hwc import digest
@@ -18,6 +18,14 @@ _FILE_TAG, _ARCH_TAG = 1, 5
 MOST_SECTIONS = 4096
 _IMPLIED = re.compile(r"zicsr|zmmul|zaamo|zalrsc|zca|zcd|zve\d+[xfd]|zvl\d+b")
 """Parts of ``m``, ``a``, ``c``, ``d`` and ``v``, or a vector length, which is compared on its own."""
+
+_BASE = frozenset({"i", "zifencei"})
+"""Had by every core: ``i`` of the first ratified version had the counters and ``fence.i`` in it."""
+_IMPLIES = {
+    "zfh": ("zfhmin",), "zvfh": ("zvfhmin", "zfhmin"), "b": ("zba", "zbb", "zbs"), "zhinx": ("zhinxmin",),
+    "zk": ("zkn", "zkr", "zkt", "zbkb", "zbkc", "zbkx", "zkne", "zknd", "zknh"),
+}
+"""Extension to those in it, beside what ``_IMPLIED`` matches; from the RISC-V unprivileged specification."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +47,17 @@ class RiscvCode:
     def vlen_bits(self) -> int:
         """Length of the vector registers it was made for; 0 if it uses none."""
         return max((int(found) for found in re.findall(r"zvl(\d+)b", self.arch)), default=0)
+
+
+def beyond(code: RiscvCode, features: Iterable[str]) -> tuple[str, ...]:
+    """Return the extensions that code was made for, and features as ``+m`` and ``+zvl256b`` neither name nor imply."""
+    named = {name.removeprefix("+") for name in features if name.startswith("+")}
+    has = named | _BASE | {part for name in named for part in _IMPLIES.get(name, ())}
+    lacking = [name for name in code.extensions if name not in has]
+    lengths = [int(found) for name in named for found in re.findall(r"^zvl(\d+)b$", name)]
+    if code.vlen_bits > max(lengths, default=128 if "v" in named else 0):
+        lacking.append(f"zvl{code.vlen_bits}b")
+    return tuple(lacking)
 
 
 def is_riscv(data: bytes) -> bool:

@@ -16,10 +16,11 @@ from pathlib import Path
 from hwc import child
 from hwc.errors import HwcError, IntegrityError, MachineError, StepError, UsageError
 from hwc.files import confined
-from hwc.lower import emulator_tools, iree, kernel_objects
+from hwc.lower import emulator_tools, iree, isa, kernel_objects
 from hwc.lower.flags import HOST_FLAGS, compiler_flags
 from hwc.lower.vendor import Door
 from hwc.program import EmulatedChip
+from hwc.quantise import tiles
 from hwc.quantise.encodings import ENCODINGS
 from hwc.spec.finding import Finding, fails, idle, ok
 from hwc.spec.legality import VendorKernel
@@ -155,7 +156,7 @@ def _kernel(bench: Bench, name: str, kernel: VendorKernel) -> Finding:
     architecture = target.code().triple.partition("-")[0] or platform.machine()
     try:
         with tempfile.TemporaryDirectory(prefix="hwc-kernel-") as work:
-            kernel_objects.make(door, architecture, Path(work))
+            kernel_objects.make(door, architecture, Path(work), isa.features(target.code(), Path(work)))
     except MachineError as error:
         return absent("vendor.compiler", error)
     except (StepError, UsageError) as error:
@@ -166,7 +167,7 @@ def _kernel(bench: Bench, name: str, kernel: VendorKernel) -> Finding:
 
 def encodings(bench: Bench) -> Iterator[Finding]:
     """Find each encoding among those that hwc can write."""
-    known: dict[str, tuple[str, ...]] = {str(kind): names for kind, names in ENCODINGS.items()}
+    known: dict[str, tuple[str, ...]] = {**ENCODINGS, tiles.KIND: (tiles.ENCODING,)}
     for kind, name in bench.target.encoding.items():
         if kind not in known:
             yield fails(f"encoding.{kind}", f"there are no codes of this kind; known: {', '.join(known)}")

@@ -93,6 +93,10 @@ CASES = [
         for encoding in encodings
         for shape, n, k, group, zeros in INTEGER_CASES if not (kind == "int8" and zeros == "offset")
     ),
+    *(
+        ("i4-tiled", shape, integers("int4", n, k, group, zeros))
+        for shape, n, k, group, zeros in (([2, 5, 96], 32, 96, 32, "point"), ([3, 96], 48, 96, 32, "offset"))
+    ),
     *((encoding, shape, fp8_codes(n, k)) for encoding in ENCODINGS["fp8"] for shape, n, k in FP8_CASES),
 ]
 

@@ -27,8 +27,9 @@ from hwc.spec.target import TargetSpec
 ALL = {"capture", "calibration", "simplify", "cases", "quantise", "reference", "encode", "lower", "check", "profile"}
 MODEL = tomllib.loads((facts_dir("models") / "mlp.toml").read_text())
 TARGET = {
-    **tomllib.loads((facts_dir("targets") / "x86-64-v3.toml").read_text()),
-    "name": "some-cpu",
+    key: "some-cpu" if key == "name" else value
+    for key, value in tomllib.loads((facts_dir("targets") / "x86-64-v3.toml").read_text()).items()
+    if key not in ("kernels", "vendor")
 }
 Change = Callable[["Inputs"], None]
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hwc import onnx_io
+from hwc import onnx_io, told
 from hwc.capture import state
 from hwc.errors import InternalError, StepError
 from hwc.formats import Kind
@@ -54,10 +54,11 @@ def lower(
     door: Door | None = None,
     placing: Placing | None = None,
     chip: Mapping[str, Any] | None = None,
+    left_out: str = "",
 ) -> None:
     """Write ``module.vmfb``, ``lower.json`` and ``iree-compile.log``; what ``door`` has takes part.
 
-    ``chip`` is the device, as JSON values, that each of several chips is.
+    ``chip`` is the device, as JSON values, that each of several chips is; ``left_out`` says why kernels are not here.
     With ``placing``, every dispatch is held to the descriptor's rules, and goes to the host where they say so.
 
     Raises StepError naming the ONNX node and its source module if the compiler refuses it.
@@ -116,12 +117,15 @@ def lower(
         "rewritten_linears": matched,
         "parameters": sorted(set(re.findall(rf'parameter\.named<"{SCOPE}"::"([^"]+)">', module))),
         **parts,
+        **({"kernels_left_out": left_out} if left_out else {}),
         **(_sharding(split, texts, lowering.shards, chip or {}) if split else {}),
         **made,
     }
     (out / "lower.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
     volatile = {"compile_wall_s": outcome.wall_s, "compile_peak_rss_bytes": outcome.peak_rss_bytes}
     (out / "timing.json").write_text(json.dumps(volatile))
+    if left_out:
+        told.warn(out, left_out)
     shutil.rmtree(work)
 
 

@@ -82,6 +82,7 @@ class Opened:
                 name: {
                     "pattern": kernel.pattern, "symbol": kernel.symbol, "object_sha256": self.objects[name],
                     "matched": counts[name], "linked": name in linked,
+                    **({"activation_bits": kernel.activation_bits} if kernel.activation_bits else {}),
                 }
                 for name, kernel in self.door.kernels.items()
             }

@@ -47,6 +47,8 @@ class Door:
     def chosen(self, product: Product) -> Import | None:
         """Return the kernel of a product: the one rules name, or by its pattern where they keep it on the chip."""
         for name, kernel in self.kernels.items():
+            if product.tiled and not kernel.encoding:
+                continue
             if kernel.pattern == product.pattern and self._allowed(name, product):
                 return Import(
                     name=name, symbol=kernel.symbol, object=f"{name}.o", columns_per_call=kernel.columns_per_call

@@ -17,6 +17,7 @@ from hwc.pipeline import stages
 from hwc.pipeline.front import Front, Setting, sliced
 from hwc.pipeline.step import Step, make_step
 from hwc.program import Device, device_facts
+from hwc.quantise.encodings import ENCODINGS
 from hwc.quantise.scheme import Scheme
 from hwc.spec.model import Bucket
 from hwc.spec.project import Found
@@ -38,6 +39,8 @@ class ResolvedTarget:
     absent_reason: str = ""
     folder: Path | None = None
     """Where its descriptor lies, beside which its vendor's kernels and tools lie."""
+    kernels_left_out: str = ""
+    """Why its kernels are left out, if they are."""
     host: ResolvedTarget | None = None
     """What takes the work that its rules send to the host; None where they send none."""
 
@@ -151,12 +154,14 @@ def _lower(
     placing = _placing(target)
     params = {
         **params, "lowering": lowering, **({"vendor": told} if told else {}),
+        **({"kernels_left_out": target.kernels_left_out} if target.kernels_left_out else {}),
         **({"placing": placing} if placing else {}),
         **({"chip": device_facts(target.device), "sharding": SHARDING} if target.spec.code().shards > 1 else {}),
     }
     local = {"target_folder": str(target.folder or ""), "vendor_timeout_s": str(target.spec.vendor.timeout_s)}
     inputs = {"simplify": simplify, "quantise": quantise}
-    return make_step(stages.LOWER, f"lower {name}", params, inputs, {**front.local, **local})
+    label = f"lower {name}" + (f" ({target.kernels_left_out})" if target.kernels_left_out else "")
+    return make_step(stages.LOWER, label, params, inputs, {**front.local, **local})
 
 
 def _placing(target: ResolvedTarget) -> dict[str, Any]:
@@ -190,7 +195,15 @@ def encodings_of(target: TargetSpec, scheme: Scheme) -> dict[Kind, str]:
                 where=f"targets/{target.name}.toml [encoding]",
                 hint=f"add `{kind} = …`; `hwc schemes list` shows the encodings",
             )
-    return {kind: target.encoding[kind] for kind in scheme.kinds}
+    return {kind: _of_kernels(target, kind) or target.encoding[kind] for kind in scheme.kinds}
+
+
+def _of_kernels(target: TargetSpec, kind: Kind) -> str:
+    """Return the encoding that a kernel wants weights of a kind in; a share of a weight is cut out of rows alone."""
+    if target.lowering is not None and target.lowering.shards > 1:
+        return ""
+    wanted = (kernel.encoding for kernel in target.kernels.values())
+    return next((encoding for encoding in wanted if encoding in ENCODINGS[kind]), "")
 
 
 def _reference(

@@ -217,6 +217,7 @@ def _lower(job: Job) -> None:
         door=_door(job),
         placing=placing.from_params(job.params["placing"]) if "placing" in job.params else None,
         chip=job.params.get("chip"),
+        left_out=job.params.get("kernels_left_out", ""),
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from hwc import child, digest, machine
 from hwc.errors import MachineError
 from hwc.files import write_atomic
-from hwc.lower import emulator_tools, iree, tiles
+from hwc.lower import cpu_flags, emulator_tools, iree, tiles
 from hwc.lower.flags import HOST_FLAGS, compiler_flags
 from hwc.measure.dispatches import tool_path
 from hwc.pipeline.plan import ResolvedTarget
@@ -30,15 +30,19 @@ def resolve(target: TargetSpec, home: Path) -> ResolvedTarget:
     if lowering is not None:
         lowering = tiles.derived(lowering, target.hardware)
     resolved = target.model_copy(update={"lowering": lowering})
+    features = required_features(resolved, home)
+    resolved, left_out = cpu_flags.resolved(resolved, architecture(resolved), features)
     device = Device(
         driver=target.execution.driver,
         device_match=target.execution.device_match,
-        isa_features=required_features(resolved, home),
+        isa_features=features,
         architecture=architecture(resolved),
         emulator=_emulated(resolved),
     )
     name, reason = available(device)
-    return ResolvedTarget(spec=resolved, device=device, device_name=name, absent_reason=reason)
+    return ResolvedTarget(
+        spec=resolved, device=device, device_name=name, absent_reason=reason, kernels_left_out=left_out
+    )
 
 
 def architecture(target: TargetSpec) -> str:

@@ -22,6 +22,8 @@ Part = Literal["codes", "scales", "zeros", "offsets"]
 DTYPE_BITS = {"i4": 4, "i8": 8, "f16": 16, "i32": 32, "f32": 32}
 """MLIR element type to its width in bits."""
 E4M3_NAN = 0x7F
+TILE = 16
+"""Output channels whose codes lie beside each other in a tiled encoding; see lower/kernels/hwc_kernels.h."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,12 +75,14 @@ def layout(encoding: str, geometry: Geometry) -> Layout:
     | encoding | codes | scales | what it compiles for (IREE 3.13) |
     |---|---|---|---|
     | ``i4-grouped`` | i4 [N, G, g], code − 8 | f16 [N, G] | llvm-cpu, cuda, rocm |
+    | ``i4-tiled`` | i4 [N/16, G, g/8, 16, 8], code − 8 | f16 [N/16, G, 16] | llvm-cpu, for kernels |
     | ``u8-nibbles`` | i32 [N, G, g/8]: nibbles, even k low | f16 [N, G] | these and Vulkan |
     | ``i8-grouped`` | i8 [N, G, g], code − 128 | f16 [N, G] | llvm-cpu, cuda, rocm |
     | ``u8-words`` | i32 [N, G, g/4]: the codes' bytes | f16 [N, G] | these and Vulkan |
     | ``e4m3-bits`` | i8 [N, K] | f32 [N] | these and Vulkan, but llvmpipe takes minutes |
     | ``e4m3-words`` | i32 [N, K/4], the same bytes | f32 [N] | these and Vulkan |
 
+    ``i4-tiled`` is ``i4-grouped`` where N is no multiple of 16 or g none of 8; its zeros and offsets lie as its scales.
     Grouped integers may have ``zeros``, i8 [N, G] (zero point − 8, or − 128), or ``offsets``, f16 [N, G]: what is
     added to code · scale, with the code counted from 0.
     The bytes of ``u8-nibbles`` codes are those of MatMulNBits, read four at a time. On llvmpipe i4 vectors do not
@@ -108,6 +112,24 @@ def _grouped(geometry: Geometry, dtype: str, per_element: int) -> Layout:
     return parts
 
 
+def in_tiles(encoding: str, geometry: Geometry) -> bool:
+    """Tell whether a weight of these sizes lies in tiles."""
+    return encoding == "i4-tiled" and geometry.n % TILE == 0 and geometry.group % 8 == 0
+
+
+def _tiled(geometry: Geometry) -> Layout:
+    rows = _grouped(geometry, "i4", 1)
+    if not in_tiles("i4-tiled", geometry):
+        return rows
+    tiles, groups = geometry.n // TILE, geometry.groups
+    return {
+        part: replace(kept, shape=(tiles, groups, geometry.group // 8, TILE, 8) if part == "codes" else (
+            tiles, groups, TILE
+        ))
+        for part, kept in rows.items()
+    }
+
+
 def _per_channel(geometry: Geometry, dtype: str, per_element: int) -> Layout:
     if geometry.k % per_element:
         raise ValueError(f"K = {geometry.k} is no multiple of {per_element}")
@@ -121,6 +143,7 @@ def _per_channel(geometry: Geometry, dtype: str, per_element: int) -> Layout:
 
 _LAYOUTS: dict[str, Callable[[Geometry], Layout]] = {
     "i4-grouped": lambda geometry: _grouped(geometry, "i4", 1),
+    "i4-tiled": _tiled,
     "u8-nibbles": lambda geometry: _grouped(geometry, "i32", 8),
     "i8-grouped": lambda geometry: _grouped(geometry, "i8", 1),
     "u8-words": lambda geometry: _grouped(geometry, "i32", 4),
@@ -128,12 +151,12 @@ _LAYOUTS: dict[str, Callable[[Geometry], Layout]] = {
     "e4m3-words": lambda geometry: _per_channel(geometry, "i32", 4),
 }
 ENCODINGS: Mapping[Kind, tuple[str, ...]] = {
-    "int4": ("i4-grouped", "u8-nibbles"),
+    "int4": ("i4-grouped", "i4-tiled", "u8-nibbles"),
     "int8": ("i8-grouped", "u8-words"),
     "fp8": ("e4m3-bits", "e4m3-words"),
 }
 """Kind of codes to the encodings that can hold them."""
-_FLIP = {"i4-grouped": 0x88, "i8-grouped": 0x80}
+_FLIP = {"i4-grouped": 0x88, "i4-tiled": 0x88, "i8-grouped": 0x80}
 """Flipping a code's top bit turns it into the two's complement of code − 8, or − 128."""
 
 
@@ -159,12 +182,26 @@ def pack(layer: str, entry: Codes, encoding: str) -> dict[str, Packed]:
     arrays = {"codes": codes ^ np.uint8(_FLIP.get(encoding, 0)), "scales": entry.scales, "offsets": entry.offsets}
     if entry.zeros is not None:
         arrays["zeros"] = (entry.zeros.astype(np.int16) - _middle(entry.kind)).astype(np.int8)
+    if in_tiles(encoding, geometry_of(entry)):
+        arrays = {part: _to_tiles(value, part) for part, value in arrays.items() if value is not None}
     made = {part: np.ascontiguousarray(arrays[part]) for part in parts}
     assert all(made[part].nbytes == parts[part].byte_count for part in parts)
     return {
         f"{layer}.{part}": Packed(payload=made[part], dtype=parts[part].dtype, shape=parts[part].shape)
         for part in parts
     }
+
+
+def _to_tiles(rows: np.ndarray, part: str) -> np.ndarray:
+    """Bring codes [N, K/2] or a part [N, G] to tiles; the bytes of eight codes stay together."""
+    width = 4 if part == "codes" else 1
+    return rows.reshape(rows.shape[0] // TILE, TILE, -1, width).transpose(0, 2, 1, 3)
+
+
+def _from_tiles(tiles: np.ndarray, part: str, n: int) -> np.ndarray:
+    """Bring the elements of a part in tiles back to rows."""
+    width = 4 if part == "codes" else 1
+    return tiles.reshape(n // TILE, -1, TILE, width).transpose(0, 2, 1, 3).reshape(n, -1)
 
 
 def _middle(kind: Kind) -> int:
@@ -179,19 +216,24 @@ def unpack(layer: str, stored: Mapping[str, bytes], kind: Kind, geometry: Geomet
     import numpy as np
 
     raw = {part: _stored(f"{layer}.{part}", stored, kept) for part, kept in layout(encoding, geometry).items()}
-    codes = np.frombuffer(raw["codes"], np.uint8).reshape(geometry.n, -1) ^ np.uint8(_FLIP.get(encoding, 0))
+    tiled = in_tiles(encoding, geometry)
+
+    def rows(part: Part, dtype: type[np.generic]) -> np.ndarray:
+        read = np.frombuffer(raw[part], dtype)
+        return _from_tiles(read, part, geometry.n) if tiled else read.reshape(geometry.n, -1)
+
+    codes = rows("codes", np.uint8) ^ np.uint8(_FLIP.get(encoding, 0))
     if kind == "fp8":
-        return Codes(kind=kind, codes=codes, scales=np.frombuffer(raw["scales"], np.float32).reshape(-1, 1))
+        return Codes(kind=kind, codes=codes, scales=rows("scales", np.float32))
     if kind == "int4":
         codes = np.stack([codes & 0x0F, codes >> 4], axis=-1).reshape(geometry.n, geometry.k)
-    shape = (geometry.n, geometry.groups)
-    back = Codes(kind=kind, codes=codes, scales=np.frombuffer(raw["scales"], np.float16).reshape(shape))
+    back = Codes(kind=kind, codes=codes, scales=rows("scales", np.float16))
     if geometry.zeros == "offset":
-        return replace(back, offsets=np.frombuffer(raw["offsets"], np.float16).reshape(shape))
+        return replace(back, offsets=rows("offsets", np.float16))
     if geometry.zeros == "none":
         return back
-    zeros = (np.frombuffer(raw["zeros"], np.int8).astype(np.int16) + _middle(kind)).astype(np.uint8)
-    return replace(back, zeros=zeros.reshape(shape))
+    zeros = (rows("zeros", np.int8).astype(np.int16) + _middle(kind)).astype(np.uint8)
+    return replace(back, zeros=zeros)
 
 
 def _stored(key: str, stored: Mapping[str, bytes], kind: TensorLayout) -> bytes:

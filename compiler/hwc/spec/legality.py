@@ -80,6 +80,10 @@ class FormatRule(Record):
     """None: any."""
 
 
+COLUMNS_OF_A_TILE = 16
+"""Columns of a call are whole tiles: ``HWC_TILE``."""
+
+
 class VendorKernel(Record):
     """A kernel of the vendor's: C source or an object, linked into the artefact where its pattern matches."""
 
@@ -92,6 +96,10 @@ class VendorKernel(Record):
     compiler_flags: tuple[str, ...] = ()
     columns_per_call: Count = 128
     """Most columns of the result that one call computes; calls may run at once, on several threads."""
+    encoding: str = ""
+    """Encoding it wants its weights in, instead of the target's for their kind; it reads the target's too."""
+    activation_bits: Annotated[int, Field(ge=2, le=24)] | None = None
+    """Bits it keeps of an activation, beside a scale that several share; None: all of its type."""
     unit: str = ""
     """Entry of [units] it drives, by which it is priced."""
     executes: Literal["unit", "model"] = "unit"
@@ -101,6 +109,8 @@ class VendorKernel(Record):
     def _one_form(self) -> VendorKernel:
         if bool(self.source) == bool(self.object):
             raise ValueError("give either `source` or `object`")
+        if self.encoding and self.columns_per_call % COLUMNS_OF_A_TILE:
+            raise ValueError(f"`columns_per_call` of a kernel with an `encoding` is a multiple of {COLUMNS_OF_A_TILE}")
         return self
 
 
@@ -109,6 +119,10 @@ class Vendor(Record):
 
     compiler: tuple[str, ...] = ()
     """Command that compiles C to an object for the chip: the program and its first arguments."""
+    cpu_flags: bool = False
+    """Whether the compiler gets a flag for each CPU feature the artefact asks for, and none beyond."""
+    optional: bool = False
+    """Without the compiler the target is built all the same, by generated code instead of [kernels]; that is told."""
     executable_hook: tuple[str, ...] = ()
     """Command each executable passes through: MLIR in on stdin, MLIR that calls the vendor's object out on stdout."""
     timeout_s: Positive = 120.0

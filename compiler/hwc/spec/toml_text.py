@@ -17,6 +17,7 @@ _COMMENTS = {
     "batch_dim": "the dimension along which requests are joined",
     "opset": "ONNX operator set of the export",
     "parity_max_abs": "largest difference allowed to ONNX Runtime on the same quantised graph",
+    "parity_rounded_max_abs": "the same where a kernel keeps activations in fewer bits than float32 has",
     "pad": "fills a sequence up to its bucket; absent: only the batch is filled up",
     "low": "range of seeded random values, where no evaluation data feeds this input",
     "exclude": "layers that stay in float, by glob on the layer's name",

@@ -22,7 +22,7 @@ QUANTISED: dict[Kind, PatternName] = {
 PLAIN: dict[str, PatternName] = {"f32": "matmul_f32", "f16": "matmul_f16"}
 SIGNED_ENCODINGS = frozenset({"i4-grouped", "i4-tiled", "i8-grouped"})
 """Encodings whose codes are two's complement: ``HWC_CODES_SIGNED``."""
-_SIGNED, _TILED = 1, 2
+_SIGNED, _TILED = 1, 2  # enum hwc_codes
 PART_OF_ROWS = "its device multiplies by a part of every row, and the ABI has no stride"
 _ZEROS = {"none": 0, "point": 1, "offset": 2}
 
@@ -54,8 +54,7 @@ Choose = Callable[[Product], Import | None]
 """Which kernel computes a product; None: generated code."""
 
 
-def codes_form(product: Product, encoding: str) -> int:
-    """Return how codes lie, as ``enum hwc_codes`` tells it."""
+def _codes_form(product: Product, encoding: str) -> int:
     return (_SIGNED if encoding in SIGNED_ENCODINGS else 0) | (_TILED if product.tiled else 0)
 
 
@@ -69,18 +68,17 @@ def quantised_product(linear: QuantisedLinear, encoding: str) -> Product:
 
 
 def quantised_call(
-    linear: QuantisedLinear, layout: Layout, kernel: Import, prefix: str, form: int
+    linear: QuantisedLinear, encoding: str, layout: Layout, kernel: Import, prefix: str
 ) -> tuple[Call, list[str]]:
-    """Return the call of a kernel for a quantised linear whose codes lie in ``form``, and the lines that make it."""
-    geometry = linear.geometry
-    m, n, k = math.prod(linear.x_type.shape[:-1]), geometry.n, geometry.k
+    """Return the call of a kernel for a quantised linear, and the lines that make it."""
+    geometry, product = linear.geometry, quantised_product(linear, encoding)
     parts, lines = operands(linear, layout, prefix)
     weights = [parts["codes"], parts["scales"]]
-    sizes: tuple[int, ...] = (m, n, k)
+    sizes: tuple[int, ...] = (product.m, product.n, product.k)
     elements: tuple[str, ...] = ("f32", "i8", "f32", "f32")
     if linear.kind != "fp8":
         weights.append(parts.get("zeros") or parts.get("offsets") or parts["codes"])
-        sizes = (*sizes, geometry.group, form, _ZEROS[geometry.zeros])
+        sizes = (*sizes, geometry.group, _codes_form(product, encoding), _ZEROS[geometry.zeros])
         elements = ("f32", "i8", "i16", "i8", "f32")
     x, made = _rows(linear.x, linear.x_type, product, prefix)
     result = _tensor(f"%{prefix}.product", (product.m, product.n), "f32")

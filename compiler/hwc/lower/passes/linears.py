@@ -9,7 +9,7 @@ from hwc.formats import Kind
 from hwc.lower.passes import fp8_matmul, fp8_rounding, gather_rows, matmul_nbits
 from hwc.lower.passes.gather_rows import QuantisedRows
 from hwc.lower.passes.graph import parameter_keys
-from hwc.lower.passes.kernel_linears import Choose, Product, Seen, codes_form, quantised_call, quantised_product
+from hwc.lower.passes.kernel_linears import Choose, Product, Seen, quantised_call, quantised_product
 from hwc.lower.passes.linear import Kernel, QuantisedLinear, declare, emit
 from hwc.lower.passes.prune import prune
 from hwc.quantise.encodings import Geometry, layout
@@ -89,7 +89,7 @@ def rewrite_linears(
             called, made = None, emit(entry, kernel, parts, prefix)
             product = quantised_product(entry, encoding)
             if (chosen := None if product.unfit else choose(product)) is not None:
-                called, made = quantised_call(entry, parts, chosen, prefix, codes_form(product, encoding))
+                called, made = quantised_call(entry, encoding, parts, chosen, prefix)
             written[entry.lines[-1]] += made
             seen.append(Seen(product=product, call=called))
         else:

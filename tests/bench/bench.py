@@ -1,6 +1,8 @@
-"""Measure hwc beside the bare tools and ONNX Runtime in one run; write docs/reference/bench.md and bench.json.
+"""Measure hwc's artefacts beside the best hand-tuned libraries on this CPU: `make bench`, on a quiet machine.
 
-Every claim is a ratio of two things measured in the same run. Run it on a quiet machine: `make bench`.
+Writes docs/reference/bench.md, bench.json and docs/images/bench-*.svg. `--only` picks parts, `--threads` numbers of
+threads and `--seconds` the time of a part's rounds; what is not measured in a run is kept from the runs before. Each
+part is written as soon as it is done, so that a run that is cut off keeps what it has.
 """
 
 from __future__ import annotations
@@ -10,84 +12,79 @@ import json
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-import cold_build
-import command_line
+import bench_page
+import bench_plots
+import goals
+import parts
 import quiet
-import registry
-import report
-import routing
-from measured import run
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def main() -> int:
-    """Run the sections and write the reports."""
+    """Measure what is asked for, part by part, and write the page after each."""
     arguments = _arguments()
     os.environ["HF_HUB_OFFLINE"] = "1"
-    busy = quiet.busy_cores()
-    if busy > quiet.MOST_BUSY_CORES:
-        _tell(f"warning: {busy:.2f} cores are busy; the page will say so, and its figures are not worth publishing")
-    with tempfile.TemporaryDirectory(prefix="hwc-bench-") as name:
-        facts = _measure(Path(name), arguments, busy)
-    out: Path = arguments.out
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "bench.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
-    (out / "bench.md").write_text(report.page(facts))
-    print(report.page(facts))
+    told = arguments.out / "bench.json"
+    facts: dict[str, Any] = json.loads(told.read_text()) if told.is_file() else {"parts": {}}
+    for name in [] if arguments.page else arguments.only:
+        part = parts.PARTS[name]
+        with tempfile.TemporaryDirectory(prefix="hwc-bench-", dir=arguments.work) as work:
+            place = parts.Place(work=Path(work), cache=arguments.cache, store=arguments.store)
+            _tell(f"{name}: building and preparing")
+            ready = part.prepare(place)
+            for threads in arguments.threads:
+                seconds = arguments.seconds if arguments.seconds is not None else part.seconds
+                before = quiet.when()
+                _tell(f"{name}, {threads} thread(s): {seconds:.0f} s of rounds", busy=before["busy_cores_before"])
+                section = {**before, **ready(threads, seconds), "seconds": seconds}
+                facts["parts"].setdefault(name, {})[str(threads)] = section
+                write(facts, arguments.out, arguments.images)
+    print(write(facts, arguments.out, arguments.images))
     return 0
 
 
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def write(facts: dict[str, Any], out: Path, images: Path) -> str:
+    """Judge the goals, write everything and return the page."""
+    facts["goals"] = goals.judged(goals.load(goals.FILE), facts["parts"])
+    for folder in (out, images):
+        folder.mkdir(parents=True, exist_ok=True)
+    drawn = bench_plots.pictures(facts["parts"])
+    for name, picture in drawn.items():
+        (images / f"bench-{name}.svg").write_text(picture)
+    page = bench_page.page(facts, pictures=tuple(drawn))
+    (out / "bench.md").write_text(page)
+    new = out / "bench.json.new"
+    new.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+    new.replace(out / "bench.json")
+    return page
+
+
+def _tell(text: str, *, busy: float = 0.0) -> None:
+    warned = f"; {busy:.2f} cores are busy: not worth publishing" if busy > quiet.MOST_BUSY_CORES else ""
+    print(f"{text}{warned}", file=sys.stderr, flush=True)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "reference", help="folder to write into")
-    parser.add_argument("--help-runs", type=int, default=10, help="runs of `hwc --help`")
-    parser.add_argument("--rebuilds", type=int, default=5, help="builds with nothing to do")
-    parser.add_argument("--cold-rounds", type=int, default=3, help="cold builds, each with the bare tools")
-    parser.add_argument("--latency-rounds", type=int, default=60, help="calls of each runner")
-    return parser.parse_args()
-
-
-def _measure(work: Path, arguments: argparse.Namespace, busy: float) -> dict[str, Any]:
-    from hwc import machine
-
-    _tell("hwc --help")
-    helped = command_line.help_cost(work, arguments.help_runs)
-    _tell(f"{arguments.cold_rounds} cold builds of minilm, each with the bare tools")
-    cold, home, store = cold_build.measure(work, arguments.cold_rounds)
-    _tell("builds with nothing to do")
-    rebuilt = command_line.rebuild_cost(work, home, store, arguments.rebuilds)
-    _tell("latency")
-    schemes = [part for scheme in ("fp32", "fp8", "w4a16") for part in ("-q", scheme)]
-    argv = (str(command_line.HWC), "--store", str(store), "build", "minilm", "-t", "llvm-cpu-host", *schemes, "--smoke")
-    run(argv, log=work / "schemes.log", env={"HWC_HOME": str(home)})
-    told = work / "latency.json"
-    script = Path(__file__).with_name("latency.py")
-    run(
-        (sys.executable, str(script), str(home), str(store), str(arguments.latency_rounds), str(told)),
-        log=work / "latency.log",
-        env={"OMP_NUM_THREADS": "1"},
-    )
-    return {
-        "machine": machine.describe().as_json(),
-        "measured_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "busy_cores_before": busy,
-        "quiet": busy <= quiet.MOST_BUSY_CORES,
-        "help": helped,
-        "cold_build": cold,
-        "rebuild": rebuilt,
-        "latency": json.loads(told.read_text()),
-        "routing": routing.measure(),
-        "registry": registry.measure(),
-    }
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwc-bench"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", choices=(*parts.GROUPS, *parts.PARTS), help="part; all without it")
+    parser.add_argument("--threads", action="append", type=int, choices=(1, 2), help="threads; 1 and 2 without it")
+    parser.add_argument("--seconds", type=float, help="time for the rounds of a part on 1 or 2 threads")
+    parser.add_argument("--page", action="store_true", help="measure nothing: judge and write the page anew")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "reference", help="folder of page and figures")
+    parser.add_argument("--images", type=Path, default=ROOT / "docs" / "images", help="folder of pictures")
+    parser.add_argument("--cache", type=Path, default=cache, help="folder of peers' environments and models")
+    parser.add_argument("--store", type=Path, default=cache / "store", help="store of the bundles that are built")
+    parser.add_argument("--work", type=Path, help="folder for a run's own files; several GiB")
+    arguments = parser.parse_args()
+    asked = arguments.only or list(parts.PARTS)
+    arguments.only = list(dict.fromkeys(one for name in asked for one in parts.GROUPS.get(name, (name,))))
+    arguments.threads = arguments.threads or [1, 2]
+    return arguments
 
 
 if __name__ == "__main__":

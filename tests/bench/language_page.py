@@ -16,14 +16,12 @@ def page(facts: Row) -> str:
         "",
         "<!-- Written by tests/bench/language.py (`make bench-language`); measure again, do not edit. -->",
         "",
-        "Quality and speed of hwc's language models beside other tools, each part in one run on one machine. The raw",
-        "figures are in [bench-language.json](bench-language.json).",
+        "Quality of hwc's language models beside other tools', each model in one run on one machine. Speed and memory",
+        "are in [bench](bench.md). The raw figures are in [bench-language.json](bench-language.json).",
         "",
     ]
     for model, found in sorted(facts["quality"].items()):
         parts += [f"## Quality of {model}", "", _when(found), "", *_quality(found), ""]
-    for model, found in sorted(facts["speed"].items()):
-        parts += [f"## Speed and memory of {model}", "", _when(found), "", *_speed(found), ""]
     return "\n".join(parts)
 
 
@@ -84,61 +82,4 @@ def _settings(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         versions = ", ".join(f"{name} {version}" for name, version in row["cost"]["versions"].items())
         lines.append(f"- {row['name']}{f' ({versions})' if versions else ''}: {row['cost']['settings']}")
-    return lines
-
-
-def _speed(found: Row) -> list[str]:
-    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    lines = [
-        f"""Each runner is a process of its own, pinned to as many cores as it has threads; they take turns in shuffled
-rounds for {found['seconds']:.0f} s. All have a cache of {found['context_tokens']} tokens. ONNX Runtime runs hwc's own
-captured graph, the cache bound once as input and output, so that it is written in place. llama.cpp runs the GGUF file
-that hwc's weights come from, its cache in float16. TTFT: prefill of a prompt, and the choice of a token. Tokens/s: the
-inverse of the mean time of 32 tokens behind 128. Median [min, max]. Private memory is anonymous (`RssAnon`); mapped
-files are shared and reclaimable. Every figure holds Python and its libraries (resident before loading: last column).
-{versions}.
-"""
-    ]
-    for threads in sorted({row["threads"] for row in found["rows"]}):
-        rows = [row for row in found["rows"] if row["threads"] == threads and "ms" in row]
-        lines += [f"### {threads} thread{'s' if threads > 1 else ''}", "", HEAD]
-        lines += [*(_timed(row) for row in sorted(rows, key=lambda row: row["ms"]["itl"]["median"])), ""]
-    lines += [f"- {name}: {why}" for name, why in sorted(found["absent"].items())]
-    failed = [row for row in found["rows"] if "absent" in row]
-    lines += [f"- {row['name']}, {row['threads']} threads: {row['absent']}" for row in failed]
-    return [*lines, "", *_texts(found)]
-
-
-HEAD = """\
-| Runner | Tokens/s | TTFT 16, ms | TTFT 128, ms | TTFT 512, ms | Peak RSS MiB | Private MiB | Mapped MiB | Before MiB |
-|---|---:|---:|---:|---:|---:|---:|---:|---:|"""
-
-
-def _timed(row: Row) -> str:
-    ms, memory = row["ms"], row["memory"]
-    rate = {key: 1e3 / ms["itl"][other] for key, other in (("median", "median"), ("min", "max"), ("max", "min"))}
-    told = [row["name"], _told(rate, 1), *(_told(ms[f"ttft_{tokens}"], 0) for tokens in (16, 128, 512))]
-    sizes = [memory["peak_rss_bytes"], memory["anonymous_bytes"], memory["file_bytes"]]
-    sizes.append(row["before_load"]["anonymous_bytes"] + row["before_load"]["file_bytes"])
-    return f"| {' | '.join([*told, *(f'{size / MIB:.0f}' for size in sizes)])} |"
-
-
-def _told(row: Row, digits: int) -> str:
-    return f"{row['median']:.{digits}f} [{row['min']:.{digits}f}, {row['max']:.{digits}f}]"
-
-
-def _texts(found: Row) -> list[str]:
-    """Tell what every runner writes on one thread, and how far it agrees with others of the same weights."""
-    rows = [row for row in found["rows"] if row["threads"] == 1 and "text" in row]
-    lines = [
-        f"What each writes after “{found['prompt']}”, greedily; tokens equal to PyTorch's on the float weights, and to",
-        f"hwc's on the same weights, before the first that differs, of {len(rows[0]['tokens']) if rows else 0}:",
-        "",
-        "| Runner | As PyTorch, float | As hwc, same weights | Text |",
-        "|---|---:|---:|---|",
-    ]
-    for row in rows:
-        text = " ".join(row["text"].split()).replace("|", "\\|")
-        same = "" if row["as_hwc"] is None else row["as_hwc"]
-        lines.append(f"| {row['name']} | {row['as_torch']} | {same} | {text} |")
     return lines

@@ -1,237 +1,222 @@
-"""Speed and memory of language models: hwc's bundle, ONNX Runtime on hwc's own graph, and llama.cpp on the GGUF file.
+"""Speed, memory and rightness of language models beside their peers; a prompt's length is a case.
 
-Every runner is a process of its own, pinned to as many cores as it has threads. They take turns, in an order shuffled
-anew each round, and wait while another is measured.
+A turn is a prompt's prefill, with the choice of a token, and some tokens behind it: so the cache of every case is used
+as far as the case's name says.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import built as building
+import language_built
 import numpy as np
+import predicted
+import turns
+from contestants import Contestant
+from fixed import READ, Asked, reading
+from judging import judge_tokens
 from language_built import FLOAT, Built
-from measured import summary
+from language_peers import Cases, genai, llama_cpp, onnxruntime, vocabulary
+from measured import spread
+from networks import PRECISIONS, known_schemes
 from peers import environment
 from peers.environment import Unavailable
-from tokenizers import Tokenizer
 
-from hwc import onnx_io
 from hwc.capture import greedy
 from hwc.capture.golden import load_cases
-from hwc.quantise import codes, quantise
-from hwc.quantise.graph import apply, onnx_tensors
+from hwc.runtime import prefill
 
-PROMPTS = (16, 128, 512)
-DECODED = 32
-DECODED_AFTER = 128
-CHECKED = 32
+DECODED = 6
+"""Tokens of a turn behind the first."""
+LENGTHS = (16, 128, 512, 1016)
+"""Of prompts; the longest leaves room for the tokens behind it in a cache of 1024."""
+FULL = tuple(map(str, LENGTHS))
+CASES = Cases(full=FULL, some=("16", "128", "512"), one=("128",))
 LEAST_ROUNDS = 3
-ACCURACY = {1: "f32 inside", 4: "int8 inside"}
-RUNNER = Path(__file__).parent / "peers" / "runner.py"
+READ_CALLS = 3
+CHECKED = 24
+"""Greedy tokens of the float model that everyone is fed and judged by."""
+WARMED = ("16", "512")
+"""The first call of a shape allocates; a third of the time would go into warming the others too."""
+SCHEMES = (FLOAT, "w4a16", "fp8", "w4a8")
+CODED = "w4a16"
+TWIN = "w4a16-rtn"
+"""Rounded to nearest: the same artefact but for the numbers, so that other lengths of cache are built in a minute."""
+LONGER = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """One runner: an engine with a model."""
+class Prepared:
+    """One model with everyone who runs it."""
 
-    name: str
-    weights: str
-    """Runners with the same weights are expected to say the same."""
-    python: str
-    config: Mapping[str, Any]
+    built: Built
+    contestants: tuple[Contestant, ...]
+    absent: Mapping[str, str]
+    predicted: Mapping[str, Mapping[str, Any]]
+    """By contestant, milliseconds by function."""
+    lengths: tuple[int, ...]
+    """Prompt lengths that hwc has compiled."""
+    cache_bytes: int
+    versions: Mapping[str, str]
 
 
-class Runner:
-    """A candidate that was started; it is stopped while nothing is asked, so that no waiting thread spins."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-        self.loaded = self._answer()
-
-    def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        """Put a question and return the answer."""
-        assert self._process.stdin is not None
-        self._process.send_signal(signal.SIGCONT)
+def prepare(model: str, cache: Path, store: Path, work: Path) -> Prepared:
+    """Build a model and its peers' forms of it."""
+    schemes, absent = known_schemes(SCHEMES)
+    longer = _longer(model, cache, store)
+    built = language_built.build(model, [*schemes[1:], TWIN], store)
+    context = built.spec.generation.context_tokens
+    common = {"kind": "generating", "context_tokens": context, "vocabulary": vocabulary(built)}
+    found = [_own(name, built.made.bundle(name), common, store) for name in schemes]
+    found += [
+        _own(TWIN, built.made.bundle(TWIN), common, store, cases=("128",)),
+        _own(
+            TWIN, longer.bundle(TWIN), {**common, "context_tokens": LONGER}, store, cases=("128",),
+            label=f", cache of {LONGER}",
+        ),
+        *onnxruntime(built, CODED, common, CASES, work),
+    ]
+    for name, make in {
+        "llama.cpp": lambda: llama_cpp(built, common, CASES, cache / "peers", work),
+        "onnxruntime-genai": lambda: genai(built, common, CASES, cache),
+    }.items():
         try:
-            os.write(self._process.stdin.fileno(), json.dumps(question).encode() + b"\n")
-        except BrokenPipeError as error:
-            raise Unavailable(f"the process ended with exit code {self._process.wait()}") from error
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise Unavailable(f"the process ended with exit code {self._process.wait()}")
-        self._process.send_signal(signal.SIGSTOP)
-        found: dict[str, Any] = json.loads(line)
-        return found
-
-
-def candidates(built: Built, schemes: Sequence[str], environments: Path, work: Path) -> tuple[list[Candidate], dict]:
-    """Return the runners of one model, and why those that are missing are."""
-    common = {"context_tokens": built.spec.generation.context_tokens, "vocabulary": _vocabulary(built)}
-    found, absent = [], {}
-    for scheme in (FLOAT, *schemes):
-        config = {**common, "engine": "hwc", "bundle": built.bundle(scheme), "store": str(built.store)}
-        found.append(Candidate(name=f"hwc {scheme}", weights=scheme, python=sys.executable, config=config))
-    for scheme, level in [(FLOAT, None), *((scheme, level) for scheme in schemes for level in ACCURACY)]:
-        graph = _graph(built, scheme, level, work)
-        if graph is None:
-            absent[f"ONNX Runtime {scheme}"] = "it has no kernels for this scheme on CPUs, only a reference"
-            continue
-        name = f"ONNX Runtime {scheme}" + (f", accuracy {level} ({ACCURACY[level]})" if level else "")
-        config = {**common, "engine": "onnxruntime", "graph": str(graph)}
-        found.append(Candidate(name=name, weights=scheme, python=sys.executable, config=config))
-    try:
-        python = environment.make(environment.LLAMA_CPP, environments)
-        config = {**common, "engine": "llama_cpp", "gguf": str(_gguf(built, work))}
-        found.append(Candidate(name="llama.cpp, the same GGUF file", weights="gguf", python=str(python), config=config))
-    except Unavailable as error:
-        absent["llama.cpp"] = str(error)
-    return found, absent
-
-
-def _vocabulary(built: Built) -> int:
-    return int(json.loads((built.capture / "capture.json").read_text())["language"]["vocab_size"])
-
-
-def _gguf(built: Built, work: Path) -> Path:
-    """Return the GGUF file in one piece."""
-    if len(built.gguf) == 1:
-        return built.gguf[0]
-    whole = work / "model.gguf"
-    with whole.open("wb") as stream:
-        for part in built.gguf:
-            stream.write(part.read_bytes())
-    return whole
-
-
-def _graph(built: Built, scheme: str, level: int | None, work: Path) -> Path | None:
-    """Write the captured graph in a scheme, weights beside it as ONNX Runtime maps them; None if there are no kernels.
-
-    ``level`` is MatMulNBits' accuracy level.
-    """
-    import onnx
-    from safetensors.numpy import load_file
-
-    weights = dict(load_file(built.capture / "weights.safetensors"))
-    model = onnx_io.load_graph(built.capture / "graph.onnx")
-    if scheme != FLOAT:
-        folder = built.quantised[scheme].folder
-        layers, coded = quantise.read_layers(folder), codes.load(folder / quantise.CODES)
-        model = apply(layers, model, where="graph.onnx")
-        for linear in layers:
-            weights.update(onnx_tensors(linear, coded[linear.layer]))
-        weights.update(quantise.read_overrides(folder))
-        products = [node for node in model.graph.node if node.op_type == "MatMulNBits"]
-        if not any(entry.i == 4 for node in products for entry in node.attribute if entry.name == "bits"):
-            return None
-        for node in products:
-            for entry in node.attribute:
-                if entry.name == "accuracy_level":
-                    entry.i = level or 0
-    whole = onnx_io.attach(model, {name: weights[name] for name in onnx_io.weight_names(model)})
-    place = work / f"{scheme}-{level or 0}"
-    place.mkdir()
-    onnx.save_model(
-        whole, place / "model.onnx", save_as_external_data=True, all_tensors_to_one_file=True, location="weights",
-        size_threshold=1024,
+            found.append(make())
+        except Unavailable as error:
+            absent[name] = str(error)
+    buckets = built.spec.buckets
+    return Prepared(
+        built=built, contestants=(*found, reading(work)), absent=absent,
+        predicted={f"hwc {name}": predicted.of_variant(built.made, name, cache / "predicted") for name in schemes},
+        lengths=tuple(one["sequence"] for one in buckets if one["batch"] == 1 and one.get("logits", 1) == 1),
+        cache_bytes=_cache_bytes(built), versions={"llama.cpp": environment.LLAMA_CPP.packages[0],
+        "onnxruntime-genai": environment.ONNXRUNTIME_GENAI.packages[0],
+        "llama.cpp was built with": environment.LLAMA_CPP.variables["CMAKE_ARGS"]},
     )
-    return place / "model.onnx"
 
 
-@contextmanager
-def _running(candidate: Candidate, threads: int, work: Path) -> Iterator[Runner]:
-    config = work / f"{candidate.name.replace(' ', '-').replace('/', '-')}-{threads}.json"
-    config.write_text(json.dumps({**candidate.config, "threads": threads}))
-    variables = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-    with config.with_suffix(".log").open("w") as log, subprocess.Popen(
-        (candidate.python, str(RUNNER), str(config)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-        text=True, env={**os.environ, **variables},
-    ) as process:  # fmt: skip
-        try:
-            yield Runner(process)
-        finally:
-            process.kill()
+def _longer(model: str, cache: Path, store: Path) -> building.Made:
+    told = building.with_context(model, LONGER, cache / "models")
+    return building.make(told, [TWIN], store)
 
 
-def measure(
-    built: Built, found: Sequence[Candidate], *, threads: int, seconds: float, work: Path
-) -> list[dict[str, Any]]:
-    """Return a row for every candidate: milliseconds by prompt and token, memory, and the text it writes.
+def _own(
+    scheme: str, bundle: str, common: Mapping[str, Any], store: Path, *, cases: tuple[str, ...] | None = None,
+    label: str = "",
+) -> Contestant:
+    precision = PRECISIONS.get(scheme, "4 bits")
+    asked = CASES.full if precision == "4 bits" else CASES.some
+    config = {**common, "engine": "hwc", "bundle": bundle, "store": str(store)}
+    return Contestant(
+        name=f"hwc {scheme}{label}", own=True, precision=precision, cases=cases or asked, config=config, weights=scheme
+    )
 
-    Rounds go on for ``seconds``, at least three.
-    """
-    golden = greedy.load(built.capture)
+
+def _cache_bytes(built: Built) -> int:
+    """Return the bytes of the KV cache in float32, as the captured graph declares it."""
+    from hwc import onnx_io
+
+    sizes = {"batch": 1, "context": built.spec.generation.context_tokens}
+    graph = onnx_io.load_graph(built.capture / "graph.onnx").graph
+    shapes = [value.type.tensor_type.shape.dim for value in graph.input if value.name.startswith("cache.")]
+    return 4 * sum(int(np.prod([dim.dim_value or sizes[dim.dim_param] for dim in shape])) for shape in shapes)
+
+
+def measure(prepared: Prepared, *, threads: int, seconds: float, work: Path) -> dict[str, Any]:
+    """Return rows of times to the first token and of tokens, memory and load, and who is missing."""
+    built, asked = prepared.built, Asked()
     text = np.concatenate([case.feeds["input_ids"][0] for case in load_cases(built.cases) if case.items])
-    prompts = {tokens: text[:tokens].tolist() for tokens in PROMPTS}
-    rows: dict[str, dict[str, Any]] = {}
+    prompts = {case: text[: int(case)].tolist() for case in FULL}
+
+    def turn(name: str, case: str) -> Sequence[float]:
+        question = {"prompt": prompts[case], "tokens": DECODED + 1} if case != READ else _READ_QUESTION
+        return list(asked.ask(name, question).get("seconds", ()))
+
     with ExitStack() as stack:
-        running: dict[str, Runner] = {}
-        for candidate in found:
-            try:
-                runner = stack.enter_context(_running(candidate, threads, work))
-                said = runner.ask({"prompt": golden.prompt_ids, "tokens": CHECKED})["tokens"]
-            except Unavailable as error:
-                rows[candidate.name] = {"absent": str(error)}
-                continue
-            running[candidate.name] = runner
-            rows[candidate.name] = {"weights": candidate.weights, "tokens": said, "load_s": runner.loaded["load_s"]}
-        samples = _rounds(running, prompts, seconds)
-        for name, runner in running.items():
-            rows[name] |= {
-                "memory": runner.ask({"memory": True}), "before_load": runner.loaded["before_load"],
-                "ms": {key: summary(values) for key, values in samples[name].items()},
-            }
-    named = [{"name": name, "threads": threads, **row} for name, row in rows.items()]
-    return _compared(named, golden.tokens, Tokenizer.from_file(str(built.capture / "tokenizer" / "tokenizer.json")))
+        asked.start(prepared.contestants, threads, work, stack)
+        present = [one for one in prepared.contestants if one.name in asked.running]
+        checks = _checked(built, present, asked, work)
+        cases = {
+            case: [one.name for one in present if case in one.cases and one.name not in asked.absent]
+            for case in (*FULL, READ)
+        }
+        for case in WARMED:
+            for name in cases[case]:
+                turn(name, case)
+        samples = turns.take(cases, turn, seconds=seconds, least=LEAST_ROUNDS)
+        there = [one for one in present if one.name not in asked.absent]
+        told = [_told(one, samples, prepared, threads, asked, checks) for one in there]
+    facts = {name: one.loaded["facts"] for name, one in asked.running.items() if one.loaded["facts"]}
+    rows = [row for rows in told for row in rows]
+    return {"rows": rows, "absent": {**prepared.absent, **asked.absent}, "facts": facts}
 
 
-def _rounds(
-    running: Mapping[str, Runner], prompts: Mapping[int, Sequence[int]], seconds: float
-) -> dict[str, dict[str, list[float]]]:
-    order = random.Random(0)
-    samples: dict[str, dict[str, list[float]]] = {name: {} for name in running}
-    for prompt in prompts.values():  # warm: the first call of a shape allocates
-        for runner in running.values():
-            runner.ask({"prompt": prompt, "tokens": 2})
-    deadline, done = time.monotonic() + seconds, 0
-    while done < LEAST_ROUNDS or time.monotonic() < deadline:
-        for name in order.sample(list(running), len(running)):
-            for length, prompt in prompts.items():
-                count = DECODED + 1 if length == DECODED_AFTER else 1
-                first, *others = running[name].ask({"prompt": prompt, "tokens": count})["seconds"]
-                samples[name].setdefault(f"ttft_{length}", []).append(first * 1e3)
-                if others:
-                    samples[name].setdefault("itl", []).append(sum(others) / len(others) * 1e3)
-        done += 1
-    return samples
+_READ_QUESTION = {"case": READ, "warm": 0, "calls": READ_CALLS}
 
 
-def _compared(rows: list[dict[str, Any]], torch_tokens: Sequence[int], tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """Add what each says as text, and how many tokens as PyTorch does, and as hwc does with the same weights."""
-    own = {row["weights"]: row["tokens"] for row in rows if "tokens" in row and row["name"].startswith("hwc ")}
-    for row in rows:
-        if "tokens" in row:
-            row["text"] = tokenizer.decode(row["tokens"])
-            row["as_torch"] = leading(row["tokens"], torch_tokens)
-            row["as_hwc"] = leading(row["tokens"], own[row["weights"]]) if row["weights"] in own else None
+def _checked(built: Built, present: Sequence[Contestant], asked: Asked, work: Path) -> dict[str, dict[str, Any]]:
+    """Feed everyone what the float model says in PyTorch, and judge whether they find it likeliest too."""
+    golden = greedy.load(built.capture)
+    logits: dict[str, np.ndarray] = {}
+    for one in present:
+        saved = work / "logits.npy"
+        saved.unlink(missing_ok=True)
+        question = {"prompt": golden.prompt_ids, "forced": golden.tokens[: CHECKED - 1], "save": str(saved)}
+        if one.name != READ and asked.ask(one.name, question) == {} and saved.is_file():
+            logits[one.name] = np.load(saved)
+    floats = logits.get("ONNX Runtime f32")
+    return {
+        one.name: judge_tokens(logits[one.name], golden.tokens[:CHECKED], one.precision, floats)
+        if one.name in logits else {"agreed": None, "kl": None, "right": False}
+        for one in present if one.name != READ
+    }
+
+
+def _told(
+    one: Contestant, samples: turns.Samples, prepared: Prepared, threads: int, asked: Asked,
+    checks: Mapping[str, Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    head = {"contestant": one.name, "own": one.own, "precision": one.precision, "threads": threads}
+    if one.name == READ:
+        return [{**head, "case": READ, **_times(samples[READ, READ])}]
+    loaded, now = asked.running[one.name].loaded, asked.ask(one.name, {"memory": True})
+    head["check"] = checks[one.name]
+    head["load"] = {"seconds": loaded["load_s"], "before": loaded["before_load"], "after": loaded["after_load"],
+                    "used": now, "cache_bytes": prepared.cache_bytes}
+    if one.own:
+        head["weight_bytes"] = prepared.built.made.weight_bytes(one.name.split()[1].rstrip(","))
+    functions = prepared.predicted.get(one.name, {}) if threads == 1 else {}
+    rows = []
+    for case in one.cases:
+        rounds = samples[one.name, case]
+        first, others = [taken[:1] for taken in rounds], [taken[1:] for taken in rounds]
+        for name, part in ((f"prefill {case}", first), (f"decode at {case}", others)):
+            rows.append({**head, "case": name, **_times(part), "predicted": _predicted(name, functions, prepared)})
     return rows
 
 
-def leading(found: Sequence[int], expected: Sequence[int]) -> int:
-    """Return how many tokens are equal before the first that is not."""
-    pairs = zip(found, expected, strict=False)
-    return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(found), len(expected)))
+def _times(rounds: Sequence[Sequence[float]]) -> dict[str, Any]:
+    return {
+        "ms": spread([taken for turn in rounds for taken in turn]),
+        "rounds_ms": [float(f"{spread(turn)['median']:.5g}") for turn in rounds],
+    }
+
+
+def _predicted(
+    case: str, functions: Mapping[str, Mapping[str, float]], prepared: Prepared
+) -> dict[str, float] | None:
+    """Return the prediction of the calls that a case is made of."""
+    by_length = {int(name.split("_s")[1].split("_")[0]): found for name, found in functions.items() if "b1_s" in name}
+    if case.startswith("decode"):
+        calls = [1]
+    else:
+        context = prepared.built.spec.generation.context_tokens
+        calls = [one.length for one in prefill.plan(int(case.split()[1]), prepared.lengths, context)]
+    if not all(length in by_length for length in calls):
+        return None
+    return {key: sum(by_length[length][key] for length in calls) for key in by_length[calls[0]]}

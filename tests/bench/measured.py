@@ -43,3 +43,12 @@ def run(argv: Sequence[str], *, log: Path, cwd: Path | None = None, env: Mapping
 def summary(values: Sequence[float]) -> dict[str, float]:
     """Return median, min, max and n of some repeats."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "n": len(values)}
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Return least, tenth percentile, median, ninetieth percentile and count."""
+    low, high = values[0], values[0]
+    if len(values) > 1:
+        deciles = statistics.quantiles(values, n=10, method="inclusive")
+        low, high = deciles[0], deciles[-1]
+    return {"min": min(values), "p10": low, "median": statistics.median(values), "p90": high, "n": len(values)}

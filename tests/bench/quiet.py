@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 MOST_BUSY_CORES = 0.1
 """What a desktop's own services take; one busy core in two changes times by a third."""
@@ -15,6 +16,17 @@ def busy_cores(seconds: float = 3) -> float:
     before = _busy_ticks()
     time.sleep(seconds)
     return (_busy_ticks() - before) / _TICK_HZ / seconds
+
+
+def when() -> dict[str, Any]:
+    """Return the machine, the time, and what else it is doing: what heads every page of figures."""
+    from hwc import machine
+
+    busy = busy_cores()
+    return {
+        "measured_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "busy_cores_before": busy,
+        "quiet": busy <= MOST_BUSY_CORES, "machine": machine.describe().as_json(),
+    }
 
 
 def _busy_ticks() -> int:

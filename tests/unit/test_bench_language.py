@@ -1,10 +1,8 @@
-"""The pure parts of the language bench: peers' codes read back to floats, what it tells, and where it refuses."""
+"""The pure parts of the bench of language models' quality: peers' codes as floats, what it tells, where it refuses."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +13,7 @@ from onnx import TensorProto, helper
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 import language_page
 import language_quality
-import language_speed
-from peers import onnxruntime_nbits, runner
-from peers.environment import Unavailable
+from peers import onnxruntime_nbits
 
 from hwc.capture.simplify import session
 from hwc.formats import Format
@@ -106,25 +102,6 @@ def test_replaced_weights_must_fit_the_graph() -> None:
             language_quality.merged(floats, wrong)
 
 
-@pytest.mark.parametrize(
-    ("found", "expected", "count"), [([1, 2, 3], [1, 2, 4], 2), ([1, 2], [1, 2, 3], 2), ([5], [6], 0), ([], [1], 0)]
-)
-def test_tokens_count_as_equal_up_to_the_first_that_differs(found, expected, count: int) -> None:
-    assert language_speed.leading(found, expected) == count
-
-
-def test_the_greedy_loop_gives_each_token_its_own_place() -> None:
-    places = []
-
-    def decode(token: int, place: int) -> np.ndarray:
-        places.append((token, place))
-        return np.eye(8)[(token + 1) % 8]
-
-    found = [token for token, _ in runner.steps(lambda prompt: np.eye(8)[len(prompt)], decode)([7, 7, 7], 3)]
-    assert found == [3, 4, 5]
-    assert places == [(3, 3), (4, 4)]
-
-
 def facts() -> dict:
     machine = {"machine": {"cpu_model": "A CPU"}, "measured_utc": "now", "busy_cores_before": 0.01, "quiet": True}
     number = {"value": 0.5, "standard_error": 0.01}
@@ -141,18 +118,7 @@ def facts() -> dict:
         ],
         "shipped": [{"scheme": "w4a16", "metrics": better}],
     }
-    told = {"median": 10.0, "min": 8.0, "max": 20.0, "n": 3}
-    row = {
-        "name": "hwc w4a16", "threads": 1, "weights": "w4a16", "tokens": [1, 2], "text": "a|b\nc", "as_torch": 1,
-        "as_hwc": 2, "ms": {"itl": told, **{f"ttft_{tokens}": told for tokens in language_speed.PROMPTS}},
-        "memory": {"peak_rss_bytes": 2**30, "anonymous_bytes": 2**20, "file_bytes": 2**21},
-        "before_load": {"peak_rss_bytes": 1, "anonymous_bytes": 2**20, "file_bytes": 2**20},
-    }
-    speed = {
-        **machine, "quiet": False, "rows": [row, {"name": "b", "threads": 1, "absent": "it ended"}],
-        "absent": {"c": "no kernels"}, "context_tokens": 1024, "prompt": "The", "seconds": 1.0, "versions": {"x": "2"},
-    }
-    return {"quality": {"m": quality}, "speed": {"m": speed}}
+    return {"quality": {"m": quality, "n": {**quality, "quiet": False}}}
 
 
 def test_the_page_tells_figures_shares_absences_and_a_busy_machine() -> None:
@@ -160,36 +126,5 @@ def test_the_page_tells_figures_shares_absences_and_a_busy_machine() -> None:
     assert "Reference: float32, dequantised Q4_K_M." in page
     assert "| hwc w4a16 | 4.500 | 0.1000 | 0.200 | 0.50 | 0.500 ± 0.010 | 0.5000 ± 0.0100 | 60 | 1024 |" in page
     assert page.index("| hwc w4a16 |") < page.index("| hwc w4a16-rtn |")
-    assert "| hwc w4a16 | 100.0 [50.0, 125.0] | 10 [8, 20] | 10 [8, 20] | 10 [8, 20] | 1024 | 1 | 2 | 2 |" in page
-    for line in ("- a peer: it does not install", "- b, 1 threads: it ended", "- c: no kernels", "a\\|b c"):
-        assert line in page
+    assert "- a peer: it does not install" in page
     assert page.count("The machine was busy") == 1
-
-
-def test_a_page_without_a_part_lacks_its_sections() -> None:
-    page = language_page.page({**facts(), "speed": {}})
-    assert "## Quality of m" in page
-    assert "Speed" not in page.partition("## Quality")[2]
-
-
-ECHO = "import sys, time\nprint('{}', flush=True)\nfor line in sys.stdin: print(line, end='', flush=True)"
-
-
-def state(process: subprocess.Popen[str]) -> str:
-    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(") ")[2][0]
-
-
-def test_a_runner_sleeps_between_questions_and_tells_when_it_has_ended() -> None:
-    pipe = subprocess.PIPE
-    with subprocess.Popen((sys.executable, "-c", ECHO), stdin=pipe, stdout=pipe, text=True) as process:
-        waiting = language_speed.Runner(process)
-        for number in range(2):
-            assert waiting.ask({"number": number}) == {"number": number}
-            deadline = time.monotonic() + 10
-            while state(process) != "T" and time.monotonic() < deadline:
-                time.sleep(0.01)
-            assert state(process) == "T"
-        process.kill()
-        process.wait()
-        with pytest.raises(Unavailable, match="ended with exit code -9"):
-            waiting.ask({"number": 3})

@@ -36,6 +36,10 @@ LLAMA_CPP = Environment(
     variables={"CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF", "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count())},
     takes="10 minutes and more: it is compiled",
 )
+ONNXRUNTIME_GENAI = Environment(
+    name="onnxruntime-genai", packages=("onnxruntime-genai==0.18.0", "transformers==5.17.0"),
+    takes="a minute; its model builder wants a newer transformers than hwc",
+)
 ZIGZAG = Environment(name="zigzag", packages=("zigzag-dse==3.9.1", "six>=1.16"))  # it imports six and does not say so
 
 

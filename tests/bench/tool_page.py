@@ -1,4 +1,4 @@
-"""The bench's figures as a page for people."""
+"""What hwc itself costs, as a page for people."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ Row = dict[str, Any]
 
 
 def page(facts: Row) -> str:
-    """Return docs/reference/bench.md."""
+    """Return docs/reference/bench-tool.md."""
     machine = facts["machine"]
     quiet = "" if facts["quiet"] else "\n**The machine was busy: do not quote these figures.**\n"
     return "\n".join(
         [
-            "# Bench",
+            "# Bench: what the tool itself costs",
             "",
-            "<!-- Written by tests/bench/bench.py (`make bench`); measure again, do not edit. -->",
+            "<!-- Written by tests/bench/tool.py (`make bench-tool`); measure again, do not edit. -->",
             "",
             f"{machine['cpu_model']}, {facts['measured_utc']}, {facts['busy_cores_before']:.2f} cores busy before. "
             "Every ratio compares two things measured\nin the same run; brackets hold the least and the greatest. "
-            "The raw figures are in [bench.json](bench.json).",
+            "The raw figures are in [bench-tool.json](bench-tool.json).",
             quiet,
             _command_line(facts["help"], facts["rebuild"]),
             _cold(facts["cold_build"]),
-            _latency(facts["latency"]),
             _routing(facts["routing"]),
             _registry(facts["registry"]),
         ]
@@ -87,33 +86,6 @@ def _costs(rows: Row) -> str:
         f"| {_told(row['peak_rss_bytes'], 0, 2**20)} |"
         for name, row in rows.items()
     )
-
-
-def _latency(told: Row) -> str:
-    base = told["latency_ms"]["ORT f32"]
-    rows = []
-    for name, row in sorted(told["latency_ms"].items(), key=lambda item: item[1]["median"]):
-        quality = told["quality"][name]
-        exact = f"{quality['max_abs']:.1e}" if "max_abs" in quality else ""
-        rows.append(
-            f"| {name} | {row['median']:.2f} | {row['min']:.2f} | {row['p10']:.2f}–{row['p90']:.2f} "
-            f"| {row['median'] / base['median']:.2f} | {row['min'] / base['min']:.2f} "
-            f"| {quality['cosine']:.5f} | {exact} |"
-        )
-    table = "\n".join(rows)
-    return f"""## MiniLM 1×128, one thread
-
-One process pinned to core {told['core']}; every runner once a round, in an order shuffled anew each round,
-{told['rounds']} rounds after {told['warmup']} warm-up calls; from host arrays to host arrays. ONNX Runtime
-{told['onnxruntime']}, one thread. ORT's int4 and fp8 runners hold the very codes that hwc's hold.
-Cosine: mean over {told['texts']} held-out texts, to ORT f32.
-Max abs: hwc's output against ONNX Runtime on the same codes (f32 arithmetic). fp8 in ONNX Runtime is there as an oracle
-of values: it has no fp8 kernels for CPUs.
-
-| Runner | Median ms | Min ms | p10–p90 | Median × ORT f32 | Min × ORT f32 | Cosine | Max abs |
-|---|---:|---:|---:|---:|---:|---:|---:|
-{table}
-"""
 
 
 def _routing(told: Row) -> str:

@@ -1,0 +1,97 @@
+"""What a build made, for the bench: bundles in its store, and the outputs of the build's own steps."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import command_line
+from measured import run
+
+from hwc.api import find_variant
+from hwc.bundle.program import program_of
+from hwc.pipeline.build import Request, plan_build
+from hwc.pipeline.plan import VariantPlan
+from hwc.pipeline.step import Step
+from hwc.pipeline.store import Store
+from hwc.spec import infer
+from hwc.spec.model import ModelSpec
+from hwc.spec.project import Project, open_project
+
+TARGET = "llvm-cpu-host"
+TAG = "bench"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """One model in some schemes, built."""
+
+    spec: ModelSpec
+    variants: Mapping[str, VariantPlan]
+    """By scheme."""
+    store: Path
+    project: Project
+
+    def bundle(self, scheme: str) -> str:
+        """Return the reference of a scheme's variant."""
+        return f"{self.spec.name}:{TAG}#{TARGET}/{scheme}"
+
+    def weight_bytes(self, scheme: str) -> int:
+        """Return the bytes of a scheme's stored weights, as its artefact maps them."""
+        parameters = program_of(find_variant(self.bundle(scheme), store=self.store)).parameters
+        return sum(one.length or one.path.stat().st_size - one.offset for one in parameters)
+
+    def path(self, step: Step) -> Path:
+        """Return a step's output; exits if it is not there."""
+        found = Store(self.project.home).lookup(step.stage.name, step.key)
+        if found is None:
+            raise SystemExit(f"{step.label} is not built")
+        return found.path
+
+
+def make(model: str, schemes: Sequence[str], store: Path) -> Made:
+    """Build a model in some schemes, as far as that is not done already, into the bench's own store."""
+    options = [part for name in schemes for part in ("-q", name)]
+    argv = (str(command_line.HWC), "--store", str(store), "build", model, "-t", TARGET, *options, "--smoke", "--tag")
+    told = Path(model).stem
+    print(f"hwc build {told}: {', '.join(schemes)}", file=sys.stderr, flush=True)
+    store.parent.mkdir(parents=True, exist_ok=True)
+    run((*argv, TAG), log=store.with_name(f"build-{told}.log"))
+    project = open_project(Path.cwd(), store=store)
+    found = infer.find(project, model)
+    request = Request(found=found, targets=(TARGET,), schemes=tuple(schemes), jobs=1, smoke=True)
+    variants = {variant.scheme.name: variant for variant in plan_build(project, request).variants}
+    return Made(spec=found.spec, variants=variants, store=store, project=project)
+
+
+def reshaped(model: str, buckets: Sequence[Mapping[str, int]], items: int, folder: Path) -> str:
+    """Write a shipped model's specification with other shapes, and fewer items to judge it by; return the file."""
+    shapes = tuple(dict(bucket) for bucket in buckets)
+
+    def changed(spec: ModelSpec) -> dict[str, Any]:
+        evaluation = spec.evaluation.model_copy(update={"items": items})
+        return {"buckets": shapes, "functional_buckets": shapes[:1], "evaluation": evaluation}
+
+    return _derived(model, "shapes", changed, folder)
+
+
+def with_context(model: str, tokens: int, folder: Path) -> str:
+    """Write a shipped language model's specification with another length of cache; return the file."""
+
+    def changed(spec: ModelSpec) -> dict[str, Any]:
+        assert spec.generation is not None, f"{model} is no language model"
+        return {"generation": spec.generation.model_copy(update={"context_tokens": tokens})}
+
+    return _derived(model, f"cache-{tokens}", changed, folder)
+
+
+def _derived(model: str, suffix: str, changed: Callable[[ModelSpec], dict[str, Any]], folder: Path) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = infer.relocated(infer.find(open_project(Path.cwd()), model), folder)
+    derived = spec.model_copy(update={"name": f"{spec.name}-{suffix}", **changed(spec)})
+    path = folder / f"{derived.name}.toml"
+    path.write_text(infer.to_toml(derived))
+    return str(path)

@@ -12,6 +12,7 @@ import pytest
 from hwc.lower import emulator_tools, iree, riscv, vmfb
 from hwc.lower.flags import compiler_flags
 from hwc.lower.passes.executable_target import name_executables
+from hwc.lower.placing import APART
 from hwc.program import Device, EmulatedChip, Function, Port, Program, Slice
 from hwc.spec.target import Lowering
 
@@ -50,20 +51,22 @@ def lowering(*extra: str, **changed: object) -> Lowering:
     return Lowering.model_validate({**told, **changed})
 
 
-def compiled(work: Path, *extra: str) -> bytes:
-    """Return the matmul's module, for the chip with further features."""
+def compiled(work: Path, *extra: str, text: str = MATMUL, apart: bool = False) -> bytes:
+    """Return the matmul's module, for the chip with further features; each dispatch in an ELF of its own if asked."""
     told = lowering(*extra)
-    flags = compiler_flags(told)
-    text = name_executables(MATMUL, iree.probe_target(flags, work), told.format, told.attributes)
+    flags = (*compiler_flags(told), *((APART,) if apart else ()))
+    text = name_executables(text, iree.probe_target(flags, work), told.format, told.attributes)
     return iree.compile_module(text, flags, work=work, limits=LIMITS)[0].read_bytes()
 
 
-def program(code: bytes, work: Path, emulator: EmulatedChip) -> Program:
+def program(
+    code: bytes, work: Path, emulator: EmulatedChip, *, result: tuple[int, ...] = (4, 32)
+) -> Program:
     (work / "shipped.vmfb").write_bytes(code)
     entry = Function(
         name="mm", bucket={},
         inputs=(Port(name="a", dtype="float32", shape=(4, 64)), Port(name="b", dtype="float32", shape=(64, 32))),
-        outputs=(Port(name="r", dtype="float32", shape=(4, 32)),),
+        outputs=(Port(name="r", dtype="float32", shape=result),),
     )
     return Program(
         code=Slice(path=work / "shipped.vmfb"), parameters=(), functions=(entry,),

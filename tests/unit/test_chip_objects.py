@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from emulated_parts import lowering
 
-from hwc.errors import StepError
+from hwc.errors import MachineError, StepError
 from hwc.lower import isa, kernel_objects, riscv
 from hwc.lower.riscv import RiscvCode
 from hwc.lower.vendor import Door
@@ -71,6 +71,20 @@ def test_an_object_for_more_than_the_chip_has_is_refused(tmp_path: Path) -> None
         made(tmp_path, "rv64gc_zba_zbb")
     assert refusal.value.exit_code == 5
     assert "cpu_features" in refusal.value.where
+
+
+def test_a_cross_compiler_that_is_not_installed_is_named_with_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "k.c").write_text("")
+    kernel = VendorKernel(pattern="matmul_f32", symbol="k", source="k.c")
+    vendor = Vendor(compiler=(CROSS,))
+    door = Door(kernels={"k": kernel}, vendor=vendor, rules=(), placement=Placement(), folder=tmp_path)
+    with pytest.raises(MachineError, match=f"the vendor's compiler is not installed: {CROSS}") as missing:
+        kernel_objects.make(door, "riscv64", tmp_path)
+    assert missing.value.exit_code == 4
+    assert "apt-get install gcc-riscv64-linux-gnu" in missing.value.hint
 
 
 @needs_cross_compiler

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from emulated_parts import (
     CPU,
+    MATMUL,
     chip,
     compiled,
     described,
@@ -31,6 +33,10 @@ from hwc.lower import emulate, emulator_tools, isa
 from hwc.runtime.session import Session
 
 pytestmark = needs_emulator
+counts_instructions = pytest.mark.skipif(
+    not emulator_tools.takes_plugins(Path(shutil.which("qemu-riscv64") or "/bin/true")),
+    reason="qemu-riscv64 takes no plugins, by which instructions are counted",
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +60,7 @@ def test_a_matmul_on_the_chip_equals_numpy(code: bytes, tmp_path: Path) -> None:
     np.testing.assert_allclose(found, feeds()["a"] @ feeds()["b"], atol=1e-5)
 
 
+@counts_instructions
 def test_every_call_executes_as_many_instructions(code: bytes, tmp_path: Path) -> None:
     session, seen = Session(program(code, tmp_path, chip())), []
     for _ in range(3):
@@ -66,6 +73,62 @@ def test_every_call_executes_as_many_instructions(code: bytes, tmp_path: Path) -
     assert told["dispatches"][0]["calls"] == 3
 
 
+@counts_instructions
+def test_counts_of_several_executables_are_told_together(tmp_path: Path) -> None:
+    """Two products, the first one of 4×64×32 and its result by itself: each in an ELF of its own, and in one."""
+    second = MATMUL.replace(
+        "return %r : tensor<4x32xf32>",
+        "%t = linalg.transpose ins(%r : tensor<4x32xf32>) outs(%te : tensor<32x4xf32>) permutation = [1, 0]\n"
+        "    %s = linalg.matmul ins(%r, %t : tensor<4x32xf32>, tensor<32x4xf32>) outs(%ze : tensor<4x4xf32>) -> "
+        "tensor<4x4xf32>\n    return %s : tensor<4x4xf32>",
+    ).replace("-> tensor<4x32xf32> {\n    %zero", "-> tensor<4x4xf32> {\n    %zero").replace(
+        "%sums =",
+        "%te = tensor.empty() : tensor<32x4xf32>\n    %e4 = tensor.empty() : tensor<4x4xf32>\n"
+        "    %ze = linalg.fill ins(%zero : f32) outs(%e4 : tensor<4x4xf32>) -> tensor<4x4xf32>\n    %sums =",
+    )
+    told = []
+    for apart in (False, True):
+        work = tmp_path / str(apart)
+        work.mkdir()
+        code = compiled(work, text=second, apart=apart)
+        session = Session(program(code, work, chip(), result=(4, 4)))
+        for _ in range(2):
+            product = feeds()["a"] @ feeds()["b"]
+            np.testing.assert_allclose(session.call("mm", feeds())["r"], product @ product.T, rtol=1e-4)
+        told.append(session.executed())
+    together, several = told
+    assert together is not None
+    assert several is not None
+    assert (len(together["executables"]), len(several["executables"])) == (1, len(together["dispatches"]))
+    assert len(several["executables"]) > 1
+    assert sorted(row["dispatch"] for row in together["dispatches"]) == sorted(
+        row["dispatch"] for row in several["dispatches"]
+    )
+    assert all(row["calls"] == 2 and row["instructions"] > 0 for row in several["dispatches"])
+    assert several["instructions"] == sum(row["instructions"] for row in several["dispatches"])
+
+
+def test_an_emulator_without_plugins_runs_and_tells_no_instructions(
+    code: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Debian's QEMU 10, whose user mode is built without plugins, here as the emulator at hand less that option."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "qemu-riscv64").write_text(
+        f'#!/bin/sh\n[ "$1" = -help ] && exit\nfor word; do [ "$word" = -plugin ] && exit 9; done\n'
+        f'exec {shutil.which("qemu-riscv64")} "$@"\n'
+    )
+    (tmp_path / "bin" / "qemu-riscv64").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    session = Session(program(code, tmp_path, chip()))
+    session.call("mm", feeds())
+    told = session.executed()
+    assert told is not None
+    assert told["instructions"] is None
+    assert [(row["calls"], "instructions" in row) for row in told["dispatches"]] == [(1, False)]
+    assert "takes no plugins" in told["method"]
+
+
+@counts_instructions
 def test_the_counter_counts_every_instruction_of_a_loop(home: Path, tmp_path: Path) -> None:
     source = """int main(int n, char **a) {
       long i = __builtin_atoi(a[1]); __asm__ volatile("1: addi %0, %0, -1\\n bnez %0, 1b" : "+r"(i)); return 0; }"""

@@ -94,6 +94,9 @@ def _executed(told: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     rows = told["dispatches"]
     total = told["instructions"]
     calls = sum(row["calls"] for row in rows)
+    if total is None:
+        units = [f"modelled: the unit {unit} was not executed" for unit in _modelled(facts)]
+        return [f"emulated: the control core executed {calls} dispatches of the check; {told['method']}", *units]
     top = ", ".join(f"{row['dispatch']} {row['instructions'] / total:.0%}" for row in rows[:3] if total)
     lines = [f"emulated: the control core executed {total:,} instructions in {calls} dispatches of the check; {top}"]
     for unit, symbols in _modelled(facts).items():

@@ -39,6 +39,8 @@ class Twin:
     """As they lie in the shipped module."""
     dispatches: tuple[tuple[str, ...], ...]
     """Names of each executable's dispatches."""
+    counted: bool
+    """Whether the emulator counts instructions."""
 
 
 def twin(code: bytes, chip: EmulatedChip, home: Path, where: str = "") -> Twin:
@@ -64,7 +66,12 @@ def twin(code: bytes, chip: EmulatedChip, home: Path, where: str = "") -> Twin:
         replaced[number] = library
         names.append(dispatches)
     made = module.replaced(replaced)
-    return Twin(code=made, executables=tuple(told.values()), dispatches=tuple(names))
+    return Twin(code=made, executables=tuple(told.values()), dispatches=tuple(names), counted=tools.counts)
+
+
+def identity(code: riscv.RiscvCode) -> int:
+    """Return the number by which a stand-in tells which executable it counts for."""
+    return int(code.sha256.removeprefix("sha256:")[:16], 16)
 
 
 def _require_core(tools: Tools, chip: EmulatedChip, code: tuple[riscv.RiscvCode, ...]) -> None:
@@ -87,13 +94,13 @@ def _stand_in(
     tools: Tools, chip: EmulatedChip, data: bytes, code: riscv.RiscvCode, home: Path
 ) -> tuple[bytes, tuple[str, ...]]:
     """Return the library that stands in an executable's place, and the names of its dispatches."""
-    command = tools.command(chip, "serve", str(code.vlen_bits), counted=True)
+    command = _command(tools, chip, code)
     key = digest.of_json({"executable": code.sha256, "command": command})
     folder = home / "emulator" / "stand-ins"
     library, names = folder / f"{key}.so", folder / f"{key}.json"
     with locked(home / "locks" / f"emulator-{digest.short(key)}"):
         if not (library.is_file() and names.is_file()):
-            dispatches = _link(tools, chip, data, command, library)
+            dispatches = _link(tools, chip, data, code, library)
             write_atomic(names, json.dumps(dispatches).encode())
         built = library.read_bytes()
         if data not in built:
@@ -102,7 +109,11 @@ def _stand_in(
         return built, tuple(json.loads(names.read_text()))
 
 
-def _link(tools: Tools, chip: EmulatedChip, data: bytes, command: tuple[str, ...], library: Path) -> list[str]:
+def _command(tools: Tools, chip: EmulatedChip, code: riscv.RiscvCode) -> tuple[str, ...]:
+    return tools.command(chip, "serve", str(code.vlen_bits), counted=True)
+
+
+def _link(tools: Tools, chip: EmulatedChip, data: bytes, code: riscv.RiscvCode, library: Path) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="hwc-stand-in-") as text:
         work = Path(text)
         (work / "executable.elf").write_bytes(data)
@@ -111,7 +122,7 @@ def _link(tools: Tools, chip: EmulatedChip, data: bytes, command: tuple[str, ...
         if outcome.returncode != 0 or not 0 < len(dispatches) <= MOST_DISPATCHES:
             last = (outcome.stderr.strip().splitlines() or [outcome.describe()])[-1]
             raise IntegrityError(f"an executable cannot be loaded on the emulated core: {last}")
-        (work / "stand_in.c").write_text(_source(dispatches, command))
+        (work / "stand_in.c").write_text(_source(dispatches, _command(tools, chip, code), identity(code)))
         argv = (
             str(tools.host_compiler), *emulator_tools.C_FLAGS, "-fPIC", "-fvisibility=hidden", "-shared", "-pthread",
             "-o", "stand_in.so", "stand_in.c", *map(str, tools.objects),
@@ -121,21 +132,22 @@ def _link(tools: Tools, chip: EmulatedChip, data: bytes, command: tuple[str, ...
     return dispatches
 
 
-def _source(dispatches: list[str], command: tuple[str, ...]) -> str:
+def _source(dispatches: list[str], command: tuple[str, ...], number: int) -> str:
     """Write the part of a stand-in that is of one executable; IREE does not tell a dispatch its number, so each has
     its own function.
     """  # noqa: D205
     entries = "\n".join(
-        f"static int d{number}(const library_environment *e, const dispatch_state *s, const workgroup_state *g) "
-        f"{{ return hwc_dispatch({number}, e, s, g); }}"
-        for number in range(len(dispatches))
+        f"static int d{at}(const library_environment *e, const dispatch_state *s, const workgroup_state *g) "
+        f"{{ return hwc_dispatch({at}, e, s, g); }}"
+        for at in range(len(dispatches))
     )
-    listed = ", ".join(f"d{number}" for number in range(len(dispatches)))
+    listed = ", ".join(f"d{at}" for at in range(len(dispatches)))
     return f"""#include "library_abi.h"
 int hwc_dispatch(uint32_t, const library_environment *, const dispatch_state *, const workgroup_state *);
 {entries}
 const dispatch_function hwc_dispatches[] = {{ {listed} }};
 const char *const hwc_names[] = {{ {", ".join(f'"{name}"' for name in dispatches)} }};
 const uint32_t hwc_dispatch_count = {len(dispatches)};
+const uint64_t hwc_identity = {number}u;
 const char *const hwc_command[] = {{ {", ".join(json.dumps(part) for part in command)}, NULL }};
 {_EMBEDDED}"""

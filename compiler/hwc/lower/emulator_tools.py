@@ -51,6 +51,8 @@ class Tools:
     version: str
     host_compiler: Path
     folder: Path
+    counts: bool
+    """Whether it takes plugins, by which instructions are counted; Debian builds QEMU 10's user mode without."""
 
     @property
     def agent(self) -> Path:
@@ -69,7 +71,7 @@ class Tools:
 
     def command(self, chip: EmulatedChip, *arguments: str, counted: bool = False) -> tuple[str, ...]:
         """Return the command that runs the agent on the chip's core."""
-        plugin = ("-plugin", str(self.counter)) if counted else ()
+        plugin = ("-plugin", str(self.counter)) if counted and self.counts else ()
         return (str(self.emulator), "-cpu", chip.cpu, *plugin, str(self.agent), *arguments)
 
 
@@ -115,7 +117,9 @@ def ready(chip: EmulatedChip, home: Path) -> Tools:
     with locked(home / "locks" / f"emulator-{folder.name}"):
         if not folder.is_dir():
             _compile(host, cross, folder)
-    return Tools(emulator=emulator, version=version, host_compiler=host, folder=folder)
+    return Tools(
+        emulator=emulator, version=version, host_compiler=host, folder=folder, counts=takes_plugins(emulator)
+    )
 
 
 def probe(tools: Tools, chip: EmulatedChip) -> tuple[int, tuple[str, ...]]:
@@ -177,6 +181,12 @@ def _version(emulator: Path) -> str:
     if found is None:
         raise MachineError("the emulator does not tell its version", where=str(emulator), hint="install qemu-user")
     return found[1]
+
+
+def takes_plugins(emulator: Path) -> bool:
+    """Tell whether an emulator was built with plugins."""
+    told = call((str(emulator), "-help"), Path.cwd())
+    return re.search(r"^-plugin\b", told.stdout + told.stderr, re.MULTILINE) is not None
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 // executable as it was shipped and has it run each dispatch over its whole grid.
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,7 @@
 
 // Of the part that is made for each executable.
 extern const uint8_t hwc_elf[], hwc_elf_end[];
+extern const uint64_t hwc_identity;                 // the first bytes of its digest
 extern const char *const hwc_command[];             // the emulator with its arguments, ended by NULL
 extern const dispatch_function hwc_dispatches[];    // one a dispatch; each calls hwc_dispatch with its ordinal
 extern const char *const hwc_names[];
@@ -27,7 +29,7 @@ static struct {
   pid_t agent;
   int channel;
   mirror memory;
-  uint64_t *counts;
+  uint64_t *rows;
   hello told;
   dispatch_attrs attrs[MAX_EXPORTS];
   pthread_mutex_t lock;
@@ -54,27 +56,39 @@ static int open_elf(void) {
   return file;
 }
 
-// Counters lie in the file HWC_EMULATED_COUNTS names, so that whoever started this process can read them.
-static int open_counts(void) {
+static int open_counter(void) {
+  int file = memfd_create("hwc-counter", MFD_CLOEXEC);
+  return file >= 0 && ftruncate(file, (off_t)COUNTS_BYTES) == 0 ? file : -1;
+}
+
+static uint64_t *shared_words(int file, size_t bytes, off_t at) {
+  void *found = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, at);
+  return found == MAP_FAILED ? NULL : found;
+}
+
+// Rows lie in the file HWC_EMULATED_COUNTS names, so that whoever started this process can read them.
+static void open_rows(void) {
   const char *path = getenv("HWC_EMULATED_COUNTS");
-  FILE *opened = path ? fopen(path, "r+e") : NULL;
-  int file = opened ? dup(fileno(opened)) : memfd_create("hwc-counts", MFD_CLOEXEC);
-  if (opened) fclose(opened);
-  if (file < 0 || ftruncate(file, (off_t)COUNTS_BYTES) != 0) return -1;
-  void *shared = mmap(NULL, COUNTS_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-  chip.counts = shared == MAP_FAILED ? NULL : shared;
-  return file;
+  int file = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
+  uint64_t *taken = file >= 0 ? shared_words(file, REGIONS_AT, 0) : NULL;
+  if (taken) {
+    off_t at = (off_t)(REGIONS_AT + REGION_BYTES * __atomic_fetch_add(taken, 1, __ATOMIC_RELAXED));
+    if (pwrite(file, "", 1, at + (off_t)REGION_BYTES - 1) == 1) chip.rows = shared_words(file, REGION_BYTES, at);
+    munmap(taken, REGIONS_AT);
+  }
+  if (file >= 0) close(file);
 }
 
 static int start(void) {
   int ends[2];
   if (!mirror_open(&chip.memory) || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) return 0;
-  int elf = open_elf(), counts = open_counts();
-  if (elf < 0 || counts < 0) return 0;
+  int elf = open_elf(), counter = open_counter();
+  if (elf < 0 || counter < 0) return 0;
+  open_rows();
   const int files[] = {[ARENA_FD - 3] = chip.memory.file, [CHANNEL_FD - 3] = ends[1], [ELF_FD - 3] = elf,
-                       [COUNTS_FD - 3] = counts};
+                       [COUNTS_FD - 3] = counter};
   chip.agent = child_start((char *const *)hwc_command, files, 4);
-  close(ends[1]), close(elf), close(counts);
+  close(ends[1]), close(elf), close(counter);
   chip.channel = ends[0];
   return chip.agent > 0;
 }
@@ -97,7 +111,7 @@ static int greet(void) {
     chip.attrs[i].local_memory_pages = 0; // the agent has the memory
     chip.attrs[i].parameter_count = 0;
   }
-  if (chip.counts) chip.counts[COUNT_EXPORTS] = chip.told.export_count;
+  if (chip.rows) chip.rows[ROW_IDENTITY] = hwc_identity, chip.rows[ROW_EXPORTS] = chip.told.export_count;
   return 1;
 }
 
@@ -119,8 +133,8 @@ static int send_request(uint32_t ordinal, const library_environment *environment
 }
 
 static void count(uint32_t ordinal, const dispatch_state *state, const reply *answer) {
-  if (!chip.counts) return;
-  uint64_t *row = &chip.counts[COUNT_FIRST + 3 * ordinal];
+  if (!chip.rows) return;
+  uint64_t *row = &chip.rows[ROW_FIRST + 3 * ordinal];
   row[0] += 1;
   row[1] += (uint64_t)state->workgroup_count_x * state->workgroup_count_y * state->workgroup_count_z;
   row[2] += answer->instructions;

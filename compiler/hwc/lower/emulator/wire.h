@@ -8,7 +8,7 @@ enum {
   ARENA_FD = 3,   // memory that both map: what a dispatch reads and writes
   CHANNEL_FD = 4, // requests and replies
   ELF_FD = 5,     // the executable, as it was shipped
-  COUNTS_FD = 6,  // counters: see below
+  COUNTS_FD = 6,  // the agent's counter: see below
 };
 
 enum { MAX_EXPORTS = 4096, MAX_BINDINGS = 64, MAX_CONSTANTS = 256 };
@@ -40,9 +40,16 @@ typedef struct {
   uint64_t instructions; // of the dispatch, over its whole grid; 0 where nothing counts
 } reply;
 
-// The counters' file: words of 64 bits. Word 0 is kept by qemu's plugin, the rest by the driver.
-enum { COUNT_NOW = 0, COUNT_EXPORTS = 1, COUNT_FIRST = 2 }; // then per export: dispatches, workgroups, instructions
-#define COUNTS_BYTES ((uint64_t)(COUNT_FIRST + 3 * MAX_EXPORTS) * 8)
+// The counter: one word of 64 bits, which qemu's plugin keeps and the agent reads. An agent has its own.
+enum { COUNT_NOW = 0 };
+#define COUNTS_BYTES 4096ul
+
+// The rows that the driver keeps, in a file that whoever loads the module reads: word 0 is how many regions are taken,
+// and each executable that is loaded takes one, in words of 64 bits. Both sizes are whole pages of any host.
+enum { ROW_IDENTITY = 0, ROW_EXPORTS = 1, ROW_FIRST = 2 }; // then per export: dispatches, workgroups, instructions
+#define REGIONS_AT 65536ul
+#define REGION_BYTES 131072ul
+_Static_assert((ROW_FIRST + 3 * MAX_EXPORTS) * 8 <= REGION_BYTES, "rows");
 
 _Static_assert(sizeof(hello) == 16 && sizeof(request) == 48 && sizeof(span) == 16 && sizeof(reply) == 16, "wire");
 

@@ -33,14 +33,15 @@ def main() -> int:
     for name in [] if arguments.page else arguments.only:
         part = parts.PARTS[name]
         with tempfile.TemporaryDirectory(prefix="hwc-bench-", dir=arguments.work) as work:
-            place = parts.Place(work=Path(work), cache=arguments.cache, store=arguments.store)
+            options = tuple(arguments.build)
+            place = parts.Place(work=Path(work), cache=arguments.cache, store=arguments.store, options=options)
             _tell(f"{name}: building and preparing")
             ready = part.prepare(place)
             for threads in arguments.threads:
                 seconds = arguments.seconds if arguments.seconds is not None else part.seconds
                 before = quiet.when()
                 _tell(f"{name}, {threads} thread(s): {seconds:.0f} s of rounds", busy=before["busy_cores_before"])
-                section = {**before, **ready(threads, seconds), "seconds": seconds}
+                section = {**before, **ready(threads, seconds), "seconds": seconds, "build_options": list(options)}
                 facts["parts"].setdefault(name, {})[str(threads)] = section
                 write(facts, arguments.out, arguments.images)
     print(write(facts, arguments.out, arguments.images))
@@ -74,6 +75,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", action="append", choices=(*parts.GROUPS, *parts.PARTS), help="part; all without it")
     parser.add_argument("--threads", action="append", type=int, choices=(1, 2), help="threads; 1 and 2 without it")
     parser.add_argument("--seconds", type=float, help="time for the rounds of a part on 1 or 2 threads")
+    parser.add_argument("--build", action="append", default=[], help="option of `hwc build`, as --build=--tune")
     parser.add_argument("--page", action="store_true", help="measure nothing: judge and write the page anew")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "reference", help="folder of page and figures")
     parser.add_argument("--images", type=Path, default=ROOT / "docs" / "images", help="folder of pictures")

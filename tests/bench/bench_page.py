@@ -98,6 +98,7 @@ def _part(name: str, title: str, sections: Mapping[str, Row], *, drawn: bool) ->
         lines += [*_memory(rows), ""] if any("load" in row for row in rows) else []
         lines += [f"- Not there: {who}: {_plain(why)}" for who, why in sorted(section["absent"].items())]
         lines += [f"- {who}: {told}" for who, told in _facts(section)]
+        lines += [f"- {note}" for note in section.get("notes", ())]
         lines.append("")
     return lines
 
@@ -106,7 +107,9 @@ def _when(section: Row) -> str:
     busy = f"{section['busy_cores_before']:.2f} cores busy with other work before"
     versions = ", ".join(f"{name} {version}" for name, version in section["versions"].items())
     head = f"{section['machine']['cpu_model']}, {section['measured_utc']}, {busy}"
-    told = f"{head}; {section['seconds']:.0f} s of rounds. {versions}."
+    options = section.get("build_options")
+    built = f" Built with `{' '.join(options)}`." if options else ""
+    told = f"{head}; {section['seconds']:.0f} s of rounds. {versions}.{built}"
     return told if section["quiet"] else told + " **The machine was busy: these figures are not worth quoting.**"
 
 

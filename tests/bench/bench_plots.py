@@ -12,7 +12,9 @@ from fixed import READ
 from hwc.report.html import Html, element, number
 from hwc.report.plots import log_ticks
 
-LEFT, WIDTH, GAP, LINE, HEAD = 270, 330, 40, 17, 34
+LEFT, WIDTH, GAP, LINE, HEAD = 340, 330, 40, 17, 34
+APART = 44.0
+"""Between the numbers of an axis."""
 OWN, PEER, WRONG, SOFT = "#2a78d6", "#eb6834", "#c02020", "#7a828c"
 Row = Mapping[str, Any]
 
@@ -52,7 +54,7 @@ def picture(name: str, sections: Mapping[str, Row]) -> str:
         top += HEAD + LINE * len({row["contestant"] for row in shown}) + 12
     if not rows:
         return ""
-    legend = "dot: median; line: tenth to ninetieth percentile; tick: least. Blue: hwc. Red ring: answers wrongly"
+    legend = "ms; dot: median; line: tenth to ninetieth percentile; tick: least. Blue: hwc. Red ring: answers wrongly"
     parts.append(_text(8, top + 10, legend))
     width = _left(len(columns))
     attributes = {
@@ -74,9 +76,12 @@ def _panel(case: str, rows: Sequence[Row], columns: Sequence[int], top: float) -
     bottom = top + HEAD + LINE * len(names)
     for index in range(len(columns)):
         span = Span(low=low, high=high, left=_left(index))
+        told = -APART
         for tick in log_ticks(low, high):
             yield _line(span.x(tick), top + 18, span.x(tick), bottom, f"{SOFT}33")
-            yield _text(span.x(tick), top + 14, f"{number(tick)} ms", anchor="middle")
+            if span.x(tick) - told >= APART:
+                told = span.x(tick)
+                yield _text(told, top + 14, number(tick), anchor="middle")
     for place, name in enumerate(names):
         y = top + HEAD + LINE * place
         yield _text(LEFT - 8, y + 4, name, anchor="end")

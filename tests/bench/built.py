@@ -52,10 +52,13 @@ class Made:
         return found.path
 
 
-def make(model: str, schemes: Sequence[str], store: Path) -> Made:
-    """Build a model in some schemes, as far as that is not done already, into the bench's own store."""
-    options = [part for name in schemes for part in ("-q", name)]
-    argv = (str(command_line.HWC), "--store", str(store), "build", model, "-t", TARGET, *options, "--smoke", "--tag")
+def make(model: str, schemes: Sequence[str], store: Path, options: Sequence[str] = ()) -> Made:
+    """Build a model in some schemes, as far as that is not done already, into the bench's own store.
+
+    ``options`` are further ones of `hwc build`, such as ``--tune``.
+    """
+    asked = [*(part for name in schemes for part in ("-q", name)), *options]
+    argv = (str(command_line.HWC), "--store", str(store), "build", model, "-t", TARGET, *asked, "--smoke", "--tag")
     told = Path(model).stem
     print(f"hwc build {told}: {', '.join(schemes)}", file=sys.stderr, flush=True)
     store.parent.mkdir(parents=True, exist_ok=True)

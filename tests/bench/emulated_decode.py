@@ -21,9 +21,9 @@ import numpy as np
 from hwc import onnx_io
 from hwc.capture import calls, simplify
 from hwc.capture.golden import Case
-from hwc.lower import iree, lower
+from hwc.lower import iree, lower, vendor
 from hwc.pipeline.build import Request, plan_build
-from hwc.pipeline.plan import encodings_of
+from hwc.pipeline.plan import ResolvedTarget, encodings_of
 from hwc.pipeline.stages import program
 from hwc.pipeline.store import Store
 from hwc.quantise import codes, quantise
@@ -62,11 +62,16 @@ def main(model: str, target: str, scheme: str) -> None:
         lower.lower(
             spec, variant.target.spec.lowering, encodings_of(variant.target.spec, variant.scheme), buckets=(bucket,),
             graphs=work / "simplified", quantised=quantised, limits=iree.Limits(timeout_s=3600, memory_bytes=16 << 30),
-            out=work / "lowered",
+            out=work / "lowered", door=opened(variant.target),
         )
         cases = [step(bucket, position, token) for position, token in enumerate(TOKENS)]
         expected = reference(spec, captured, quantised, weights, cases)
         report(Session(program(encoded, work / "lowered", variant.target.device)), cases, expected)
+
+
+def opened(target: ResolvedTarget) -> vendor.Door | None:
+    folder = target.folder or Path()
+    return vendor.door(vendor.params(target.spec, folder), folder, target.spec.vendor.timeout_s)
 
 
 def step(bucket: dict[str, int], position: int, token: int) -> Case:

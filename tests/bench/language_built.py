@@ -47,9 +47,9 @@ class Built:
     made: Made
 
 
-def build(model: str, schemes: Sequence[str], store: Path) -> Built:
+def build(model: str, schemes: Sequence[str], store: Path, options: Sequence[str] = ()) -> Built:
     """Build a model in float and some schemes, as far as that is not done already, and return where everything lies."""
-    made = make(model, [FLOAT, *schemes], store)
+    made = make(model, [FLOAT, *schemes], store, options)
     found = infer.find(made.project, model)
     if not isinstance(found.spec.source, GgufSource):
         raise SystemExit(f"{model} does not come from a GGUF file, which llama.cpp would need")

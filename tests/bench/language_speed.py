@@ -47,7 +47,14 @@ SCHEMES = (FLOAT, "w4a16", "fp8", "w4a8")
 CODED = "w4a16"
 TWIN = "w4a16-rtn"
 """Rounded to nearest: the same artefact but for the numbers, so that other lengths of cache are built in a minute."""
+HEAD = "w4a16-rtn-e4"
+"""The twin with its table, which is the head as well, in int4, as onnxruntime-genai has it."""
 LONGER = 4096
+NOTES = (
+    "The head: hwc and ONNX Runtime store it as the model's specification says (int8, groups of 32), "
+    f"`{HEAD}` in int4; onnxruntime-genai in int4; llama.cpp as the GGUF file has it, with its cache in float16.",
+    f"`{TWIN}` is `w4a16` with other numbers in the same places.",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,16 +72,16 @@ class Prepared:
     versions: Mapping[str, str]
 
 
-def prepare(model: str, cache: Path, store: Path, work: Path) -> Prepared:
-    """Build a model and its peers' forms of it."""
+def prepare(model: str, cache: Path, store: Path, work: Path, options: Sequence[str] = ()) -> Prepared:
+    """Build a model and its peers' forms of it; ``options`` are further ones of `hwc build`."""
     schemes, absent = known_schemes(SCHEMES)
-    longer = _longer(model, cache, store)
-    built = language_built.build(model, [*schemes[1:], TWIN], store)
+    longer = building.make(building.with_context(model, LONGER, cache / "models"), [TWIN], store, options)
+    built = language_built.build(model, [*schemes[1:], TWIN, HEAD], store, options)
     context = built.spec.generation.context_tokens
     common = {"kind": "generating", "context_tokens": context, "vocabulary": vocabulary(built)}
     found = [_own(name, built.made.bundle(name), common, store) for name in schemes]
     found += [
-        _own(TWIN, built.made.bundle(TWIN), common, store, cases=("128",)),
+        *(_own(name, built.made.bundle(name), common, store, cases=("128",)) for name in (TWIN, HEAD)),
         _own(
             TWIN, longer.bundle(TWIN), {**common, "context_tokens": LONGER}, store, cases=("128",),
             label=f", cache of {LONGER}",
@@ -98,11 +105,6 @@ def prepare(model: str, cache: Path, store: Path, work: Path) -> Prepared:
         "onnxruntime-genai": environment.ONNXRUNTIME_GENAI.packages[0],
         "llama.cpp was built with": environment.LLAMA_CPP.variables["CMAKE_ARGS"]},
     )
-
-
-def _longer(model: str, cache: Path, store: Path) -> building.Made:
-    told = building.with_context(model, LONGER, cache / "models")
-    return building.make(told, [TWIN], store)
 
 
 def _own(
@@ -153,7 +155,7 @@ def measure(prepared: Prepared, *, threads: int, seconds: float, work: Path) -> 
         told = [_told(one, samples, prepared, threads, asked, checks) for one in there]
     facts = {name: one.loaded["facts"] for name, one in asked.running.items() if one.loaded["facts"]}
     rows = [row for rows in told for row in rows]
-    return {"rows": rows, "absent": {**prepared.absent, **asked.absent}, "facts": facts}
+    return {"rows": rows, "absent": {**prepared.absent, **asked.absent}, "facts": facts, "notes": NOTES}
 
 
 _READ_QUESTION = {"case": READ, "warm": 0, "calls": READ_CALLS}

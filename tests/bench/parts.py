@@ -33,6 +33,8 @@ class Place:
     work: Path
     cache: Path
     store: Path
+    options: tuple[str, ...] = ()
+    """Further options of `hwc build`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +49,7 @@ class Part:
 def _shapes(model: str, shapes: Sequence[Mapping[str, int]], place: Place) -> Ready:
     names, absent = networks.known_schemes(("fp32", "w4a16", "fp8"))
     told = built.reshaped(model, shapes, CHECKED_ITEMS, place.cache / "models")
-    made = built.make(told, names, place.store)
+    made = built.make(told, names, place.store, place.options)
     field = Field(made=made, schemes={name: name for name in names}, coded="w4a16")
     return _ready([field], place, absent)
 
@@ -60,7 +62,8 @@ def _products(place: Place) -> Ready:
         groups = {" g32": "-rtn", " g128": "-g128-rtn"} if model != "k16384_n16384" else {" g32": "-rtn"}
         kinds, absent = networks.known_schemes(("w4a16", "w4a8"))
         missing |= absent
-        made = built.make(path, [f"{kind}{ending}" for kind in kinds for ending in groups.values()], place.store)
+        wanted = [f"{kind}{ending}" for kind in kinds for ending in groups.values()]
+        made = built.make(path, wanted, place.store, place.options)
         size = model.removeprefix("k").replace("_n", "×")
         for group, ending in groups.items():
             schemes = {kind: f"{kind}{ending}" for kind in kinds}
@@ -99,7 +102,7 @@ def _ready(fields: Sequence[Field], place: Place, missing: Mapping[str, str]) ->
 
 
 def _language(model: str, place: Place) -> Ready:
-    prepared = language_speed.prepare(model, place.cache, place.store, place.work)
+    prepared = language_speed.prepare(model, place.cache, place.store, place.work, place.options)
 
     def measure(threads: int, seconds: float) -> Section:
         section = language_speed.measure(prepared, threads=threads, seconds=seconds, work=place.work)

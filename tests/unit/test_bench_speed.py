@@ -103,7 +103,9 @@ def test_logits_are_right_where_the_float_models_tokens_are_likeliest_too() -> N
     assert (told["agreed"], told["right"]) == (1.0, True)
     assert told["kl"] == pytest.approx(0.0, abs=1e-12)
     half = np.concatenate([logits[:5], np.roll(logits[5:], 1, axis=1)])
-    assert not judging.judge_tokens(half, tokens, "4 bits", None)["right"]
+    assert judging.judge_tokens(half, tokens, "4 bits", None)["right"]
+    assert not judging.judge_tokens(half, tokens, "4 bits", logits)["right"]
+    assert not judging.judge_tokens(half, tokens, "8 bits", None)["right"]
     assert judging.divergence(logits, half) > 1
     assert not judging.judge_tokens(logits * np.nan, tokens, "float", None)["right"]
 

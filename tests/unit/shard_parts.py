@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from hwc.formats import Kind
 from hwc.lower import iree, kernel_objects
 from hwc.lower.opened import Opened
 from hwc.lower.passes.devices import declare_devices, write_parts
+from hwc.lower.passes.kept_state import KeptTensor, keep_state
 from hwc.lower.passes.linears import generated, rewrite_linears
 from hwc.lower.passes.merge import merge_buckets
 from hwc.program import Device, Function, Port, Program, Slice
@@ -37,7 +38,8 @@ def plain(weights: Mapping[str, np.ndarray]) -> dict[str, Packed]:
 
 
 def module(
-    model: onnx.ModelProto, work: Path, devices: int, encodings: Mapping[Kind, str], own: Opened | None = None
+    model: onnx.ModelProto, work: Path, devices: int, encodings: Mapping[Kind, str], own: Opened | None = None,
+    kept: Sequence[KeptTensor] = (),
 ) -> str:
     """Return a sharded graph's module, as it is compiled."""
     model.graph.name = "main_graph"
@@ -45,7 +47,8 @@ def module(
     count = len(onnx_io.weight_names(model))
     text = iree.import_graph(work / "g.onnx", inputs=len(model.graph.input) - count, work=work, limits=LIMITS)
     choose = generated if own is None else own.door.chosen
-    made = rewrite_linears(write_parts(text, "model"), encodings=encodings, scope="model", choose=choose)
+    text = keep_state(write_parts(text, "model"), kept)
+    made = rewrite_linears(text, encodings=encodings, scope="model", choose=choose)
     text = declare_devices(merge_buckets({"main": made.mlir}), iree.probe_target(FLAGS, work), devices)
     if own is None:
         return text

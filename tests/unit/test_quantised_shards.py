@@ -97,10 +97,13 @@ def test_shares_of_a_packed_weight_give_the_unsharded_answer(
 
 
 def by_hand(form: Format, devices: int) -> dict[str, int]:
-    """Count what passes: the input out and the product back; for a scale a token, the scales out twice, maxima back."""
+    """Count what passes: the input out and the product back; for a scale a token, maxima of the parts back, scales out.
+
+    Both find the scale of the input themselves.
+    """
     each, more = ROWS * WIDTH * 4 * 2, 0
     if form.activations == "dynamic":
-        more = 3
+        more = 2
     return {"transfers": (2 + more) * (devices - 1), "bytes": (each + more * ROWS * 4) * (devices - 1)}
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 PREFIX, NEXT = "cache.", "next."
 START = "start"
 """Input, int64 [batch]: the tokens that each row's state already holds."""
+HEADS_AXIS = 1
+"""Of a state [batch, heads, context, width]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -68,11 +68,14 @@ def lower(
     opened = Opened(door, lowering, work) if door is not None else None
     models = {bucket_id(bucket): reference_graph(graphs, quantised, bucket) for bucket in buckets}
     split = {name: shard(model, lowering.shards) for name, model in models.items() if lowering.shards > 1}
+    if len({frozenset(one.states) for one in split.values()}) > 1:
+        raise InternalError("the buckets of a model keep their state on different chips", where="[lowering] shards")
     texts: dict[str, str] = {}
     matched: dict[str, int] = {}
     for name, model in models.items():
         texts[name], matched[name] = static_text(
-            model, lowering, encodings, name=name, quantised=quantised, work=work, limits=limits, opened=opened
+            model, lowering, encodings, name=name, quantised=quantised, work=work, limits=limits, opened=opened,
+            states=split[name].states if split else {},
         )
     flags = compiler_flags(lowering, quantised=bool(read_layers(quantised)))
     module = _for_chip(merge_buckets(texts), lowering, flags, work)
@@ -154,7 +157,7 @@ def reference_graph(graphs: Path, quantised: Path, bucket: Bucket) -> onnx.Model
 
 def static_text(
     model: onnx.ModelProto, lowering: Lowering, encodings: Mapping[Kind, str], *, name: str, quantised: Path,
-    work: Path, limits: iree.Limits, opened: Opened | None = None,
+    work: Path, limits: iree.Limits, opened: Opened | None = None, states: Mapping[str, int] | None = None,
 ) -> tuple[str, int]:
     """Return one bucket's module as it is compiled, and how many of its linears were rewritten to their encoding.
 
@@ -170,7 +173,7 @@ def static_text(
     first_weight = len(model.graph.input) - weights if weights else None
     text = iree.import_graph(work / f"{name}.onnx", inputs=first_weight, work=work, limits=limits)
     text = write_parts(text, SCOPE) if lowering.shards > 1 else text
-    text, matched = _rewritten(keep_state(text, _kept(model)), encodings, quantised, name, opened)
+    text, matched = _rewritten(keep_state(text, _kept(model, states or {})), encodings, quantised, name, opened)
     text = opened.plain(name, text) if opened is not None else text
     return widen_halves(text) if lowering.widen_halves else text, matched
 
@@ -224,7 +227,7 @@ def _rewritten(
     return result.mlir, result.matched
 
 
-def _kept(model: onnx.ModelProto) -> list[KeptTensor]:
+def _kept(model: onnx.ModelProto, devices: Mapping[str, int]) -> list[KeptTensor]:
     """Name the state of a static graph by its shape, so that functions of equal batch share it."""
     inputs = [value.name for value in model.graph.input]
     outputs = [value.name for value in model.graph.output]
@@ -232,6 +235,7 @@ def _kept(model: onnx.ModelProto) -> list[KeptTensor]:
         KeptTensor(
             symbol=f"state.{'x'.join(map(str, kept.shape))}.{kept.name}",
             argument=inputs.index(kept.name), result=outputs.index(kept.next), start=inputs.index(state.START),
+            device=devices.get(kept.name, 0),
         )
         for kept in state.find(model)
     ]

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import onnx
 
 DOMAIN = "hwc"
+INT64 = 7
+LIGHT_WEIGHT_BYTES = 4096
+"""Up to which a weight may take part in what is computed on every device, such as the frequencies of positions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,9 @@ class SplitGraph:
     weights: frozenset[str] = frozenset()
     _constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
     _lies: dict[str, int] = field(default_factory=dict)
+    _makers: dict[str, onnx.NodeProto] = field(default_factory=dict)
+    _light: dict[str, frozenset[str]] = field(default_factory=dict)
+    """A value to the inputs of the graph that it is computed from, where no large weight takes part."""
 
     def __post_init__(self) -> None:
         graph = self.model.graph
@@ -63,12 +69,18 @@ class SplitGraph:
         for name, constant in self._constants.items():
             self.types[name] = Tensor(shape=tuple(constant.dims), elem_type=constant.data_type)
         self.weights = frozenset(onnx_io.weight_names(self.model))
+        self._light = {value.name: frozenset([value.name]) for value in graph.input if value.name not in self.weights}
 
     def value(self, name: str) -> np.ndarray | None:
         """Return the value of a constant in the graph; None for anything else."""
         from onnx import numpy_helper
 
         return numpy_helper.to_array(self._constants[name]) if name in self._constants else None
+
+    def integers(self, name: str) -> tuple[int, ...] | None:
+        """Return the elements of a constant of int64; None for anything else."""
+        value = self.value(name) if name in self.types and self.types[name].elem_type == INT64 else None
+        return None if value is None else tuple(map(int, value.reshape(-1)))
 
     def stored(self, name: str) -> bool:
         """Tell whether a value is a weight or a constant, of which every device can have its part at no cost."""
@@ -117,13 +129,61 @@ class SplitGraph:
         return name
 
     def moved(self, name: str, device: int) -> str:
-        """Return a value as it lies on a device, moved there if it has to be."""
+        """Return a value as it lies on a device, moved there if it has to be, or computed anew if that passes less."""
         if self._lies.get(name, 0) == device:
             return name
         made = f"{name}.on{device}"
-        if made not in self.types:
-            self.emit(MOVE, [name], self.declared(made, self.types[name], device), device=device)
+        if made in self.types:
+            return made
+        if name in self._makers and sum(map(self.byte_count, self._light[name])) <= self.byte_count(name):
+            return self._computed(name, device)
+        self.emit(MOVE, [name], self.declared(made, self.types[name], device), device=device)
         return made
+
+    def _computed(self, name: str, device: int) -> str:
+        made = f"{name}.on{device}"
+        if name in self._makers and made not in self.types:
+            node = self._makers[name]
+            inputs = [self._computed(one, device) for one in node.input]
+            self.copy(node, inputs, [self.declared(made, self.types[name], device)])
+        return made if made in self.types else self.whole(name, device)
+
+    def stay(self, node: onnx.NodeProto) -> None:
+        """Add a node as it is, on the first device."""
+        for name in node.input:
+            self.whole(name)
+        self.nodes.append(node)
+        known = [self._leaves(name) for name in filter(None, node.input)]
+        if len(node.output) == 1 and node.output[0] in self.types and all(leaves is not None for leaves in known):
+            self._makers[node.output[0]] = node
+            self._light[node.output[0]] = frozenset().union(*(leaves for leaves in known if leaves is not None))
+
+    def _leaves(self, name: str) -> frozenset[str] | None:
+        """Return which inputs of the graph a light value is computed from; None for any other value."""
+        if name in self._constants or (name in self.weights and self.byte_count(name) <= LIGHT_WEIGHT_BYTES):
+            return frozenset()
+        return self._light.get(name)
+
+    def passing(self, name: str) -> int:
+        """Return the bytes that pass to every other device if each is to have a value whole."""
+        if not name or self.stored(name) or f"{name}.on1" in self.types:
+            return 0
+        leaves = self._light.get(name, frozenset([name]))
+        return min(self.byte_count(name), sum(map(self.byte_count, leaves)))
+
+    def split_state(self, name: str, result: str, axis: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Let each device keep its part of a state; return what it reads and what replaces that."""
+        from onnx import ValueInfoProto, helper
+
+        kept, graph = (self.split(name, axis), self.split(result, axis)), self.model.graph
+        for values, whole, parts in zip((graph.input, graph.output), (name, result), kept, strict=True):
+            made = [helper.make_tensor_value_info(one, kind.elem_type, kind.shape)
+                    for one in parts if (kind := self.types[one])]  # fmt: skip
+            told = [ValueInfoProto.FromString(value.SerializeToString()) for value in values]
+            at = next(place for place, value in enumerate(told) if value.name == whole)
+            del values[:]
+            values.extend([*told[:at], *made, *told[at + 1 :]])
+        return kept
 
     def split(self, name: str, axis: int) -> tuple[str, ...]:
         """Declare a value to lie in parts along an axis; return their names."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from hwc.lower.passes.graph import Operator, operators, parameter_keys
 from hwc.lower.passes.prune import prune
@@ -49,10 +50,11 @@ def _move(operator: Operator) -> list[str]:
     kind = operator.type
     assert kind is not None
     here, there, device = f"%here.{operator.line}", f"%there.{operator.line}", operator.attributes["device"]
+    builtin = replace(kind, dtype=kind.dtype.lstrip("su") if "i" in kind.dtype else kind.dtype).builtin()
     return [
-        f"    {here} = torch_c.to_builtin_tensor {operator.operands[0]} : {kind.torch()} -> {kind.builtin()}",
-        f"    {there} = flow.tensor.transfer {here} : {kind.builtin()} to {affinity(device)}",
-        f"    {operator.result} = torch_c.from_builtin_tensor {there} : {kind.builtin()} -> {kind.torch()}",
+        f"    {here} = torch_c.to_builtin_tensor {operator.operands[0]} : {kind.torch()} -> {builtin}",
+        f"    {there} = flow.tensor.transfer {here} : {builtin} to {affinity(device)}",
+        f"    {operator.result} = torch_c.from_builtin_tensor {there} : {builtin} -> {kind.torch()}",
     ]
 
 

@@ -13,6 +13,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hwc.lower.passes.devices import on_device
+
 _HEADER = re.compile(r"^(\s*func\.func @main_graph\()(?P<args>.*?)(\) -> )(?P<results>.*?)( attributes \{.*\{|\s*\{)$")
 _ARGUMENT = re.compile(r"(%[\w.]+): (!torch\.vtensor<\[[\d,]*\],\w+>)")
 _VTENSOR = re.compile(r"!torch\.vtensor<\[[\d,]*\],\w+>")
@@ -30,6 +32,8 @@ class KeptTensor:
     """Position among its results."""
     start: int
     """Position of the input, int64 [batch], that tells where along axis 2 each row is written."""
+    device: int = 0
+    """Device that keeps it."""
 
 
 def keep_state(mlir: str, kept: Sequence[KeptTensor]) -> str:
@@ -52,6 +56,7 @@ def keep_state(mlir: str, kept: Sequence[KeptTensor]) -> str:
         if arguments[tensor.argument][1] != results[tensor.result]:
             raise ValueError(f"{tensor.symbol} is {arguments[tensor.argument][1]}, then {results[tensor.result]}")
     types = {tensor.symbol: _builtin(results[tensor.result]) for tensor in kept}
+    devices = {tensor.symbol: tensor.device for tensor in kept}
     _insert(lines, ends, kept, arguments, values)
     loads = [line for tensor in kept for line in _load(tensor, *arguments[tensor.argument], types)]
     stores = [
@@ -62,7 +67,7 @@ def keep_state(mlir: str, kept: Sequence[KeptTensor]) -> str:
     lines[at] = _header(lines[at], {tensor.argument for tensor in kept}, [results[index] for index in stay])
     body = [*lines[: at + 1], *loads, *lines[at + 1 : ends], *stores, *lines[ends:]]
     opening = next(index for index, line in enumerate(body) if line.startswith("module"))
-    return "\n".join([*body[: opening + 1], *_globals(types), *body[opening + 1 :]]) + "\n"
+    return "\n".join([*body[: opening + 1], *_globals(types, devices), *body[opening + 1 :]]) + "\n"
 
 
 def _signature(header: str) -> tuple[list[tuple[str, str]], list[str]]:
@@ -132,14 +137,14 @@ def _dims(vtensor: str) -> list[int]:
     return [int(size) for size in vtensor.removeprefix("!torch.vtensor<[").partition("]")[0].split(",")]
 
 
-def _globals(types: Mapping[str, str]) -> list[str]:
+def _globals(types: Mapping[str, str], devices: Mapping[str, int]) -> list[str]:
     """Declare the state, each tensor with a first value of its own, which no call ever sees.
 
     IREE 3.13 gives mutable globals of equal first value and size one buffer: keys and values would overwrite each
     other.
     """
     return [
-        f'  util.global private mutable @"{name}" = dense<{number}.0e-30> : {kind}'
+        f'  util.global private mutable @"{name}" {on_device(devices[name])}= dense<{number}.0e-30> : {kind}'
         for number, (name, kind) in enumerate(types.items(), start=1)
     ]
 

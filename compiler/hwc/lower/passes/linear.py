@@ -119,12 +119,17 @@ def operands(linear: QuantisedLinear, stored: Layout, prefix: str) -> tuple[dict
 
 
 def _cut(shape: tuple[int, ...], share: Share, part: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return where a share begins in a stored part [N, …K] or [N], and how long it is."""
-    still = (0,) * (len(shape) - 2)
-    if len(shape) == 1:
-        return (share.n_start,), (part.n,)
-    start, size = (count * shape[1] // share.whole.k for count in (share.k_start, part.k))
-    return (share.n_start, start, *still), (part.n, size, *shape[2:])
+    """Return where a share begins in a stored part, and how long it is: its axes are N's, K's, and what stays whole.
+
+    Raises ValueError if the share ends within what is stored as one: a tile of rows, a word, a group.
+    """
+    spans = ((share.n_start, part.n, share.whole.n), (share.k_start, part.k, share.whole.k))
+    offsets, sizes = [0] * len(shape), list(shape)
+    for axis, (start, size, whole) in zip(range(len(shape)), spans, strict=False):
+        if start * shape[axis] % whole or size * shape[axis] % whole:
+            raise ValueError(f"a share of {size} of {whole} is no whole number of the {shape[axis]} that are stored")
+        offsets[axis], sizes[axis] = start * shape[axis] // whole, size * shape[axis] // whole
+    return tuple(offsets), tuple(sizes)
 
 
 def load(layer: str, layout: Layout, prefix: str, device: int = 0) -> tuple[dict[Part, Value], list[str]]:

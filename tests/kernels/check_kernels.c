@@ -156,6 +156,12 @@ static void large(void) {
             const size_t *at = shapes[s];
             grouped(4, at[0], at[1] + (form < 6 ? 5 : 0), at[2], at[3], form / 3, form % 3, (unsigned)s % 2);
         }
+    static const size_t tall[][4] = {{16, 33, 96, 32}, {19, 5, 300, 50}, {24, 64, 144, 144}};
+    for (size_t s = 0; s < sizeof tall / sizeof *tall; ++s) {
+        for (uint32_t form = 0; form < 6; ++form)
+            grouped(8, tall[s][0], tall[s][1], tall[s][2], tall[s][3], form / 3, form % 3, 0);
+        eight(tall[s][0], tall[s][1], tall[s][2] + s);
+    }
     for (unsigned kind = 1; kind < 6; ++kind)
         for (uint32_t form = 0; form < 12; ++form) grouped(4, 5, 32, 256, 32, form / 3, form % 3, kind);
     for (uint32_t form = 0; form < 4; ++form) {

@@ -32,6 +32,7 @@ FORMS = {
 }
 ENCODINGS: dict[Kind, str] = {"int4": "i4-grouped", "int8": "i8-grouped", "fp8": "e4m3-bits"}
 WORDS: dict[Kind, str] = {"int4": "u8-nibbles", "int8": "u8-words", "fp8": "e4m3-words"}
+TILED: dict[Kind, str] = {"int4": "i4-tiled"}
 Made = tuple[onnx.ModelProto, dict[str, np.ndarray], dict[str, Packed]]
 
 
@@ -72,7 +73,7 @@ def whole_answer(made: Made, x: np.ndarray) -> np.ndarray:
 
 CASES = [
     *((name, ENCODINGS, 2) for name in FORMS), *((name, WORDS, 2) for name in ("int4", "int8", "fp8")),
-    ("int4", ENCODINGS, 3),
+    ("int4", ENCODINGS, 3), ("int4 offsets", TILED, 2),
 ]
 FEW = ("int4 zero points", "fp8 dynamic")
 
@@ -111,6 +112,13 @@ def test_a_group_of_codes_is_never_divided() -> None:
     """192 inputs are 6 groups: 3 a device on two; over four, the layer cannot be split by rows."""
     model, _, _ = perceptron(INT4, ENCODINGS)
     assert shard(model, 4) == Sharded(columns=("up", "down"), rows=(), whole=())
+
+
+def test_a_tile_of_rows_is_never_divided() -> None:
+    """224 outputs are 14 tiles of 16, 7 a device; 112 are 7, which two devices do not divide."""
+    for inner, columns in ((224, ("up",)), (112, ("down",))):
+        model, _, _ = perceptron(replace(INT4, group_size=16), ENCODINGS, inner=inner)
+        assert shard(model, 2).columns == columns
 
 
 def test_a_layer_that_divides_neither_way_stays_whole_and_is_told() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hwc.lower.passes.fp8_matmul import SHARE
 from hwc.lower.shard_graph import SplitGraph
+from hwc.quantise.encodings import TILE
 from hwc.quantise.linears import attribute, candidates
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ class SplitLinear:
     """``float``, ``nbits`` or ``fp8``."""
 
     def by_columns(self, devices: int) -> bool:
-        """Tell whether its outputs can be divided over devices."""
-        return self.n % devices == 0
+        """Tell whether its outputs can be divided over devices; what an encoding may keep in tiles, between these."""
+        unit = TILE if self.kind == "nbits" and self.n % TILE == 0 else 1
+        return self.n % (devices * unit) == 0
 
     def by_rows(self, devices: int) -> bool:
         """Tell whether its inputs can."""

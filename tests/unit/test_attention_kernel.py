@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from hwc.capture.simplify import session
 from hwc.lower import attention, dispatch_work, iree, kernel_objects
 from hwc.lower.opened import Opened
 from hwc.lower.passes.kernel_attention import ATTENTION, ROWS_PER_UNIT
+from hwc.lower.passes.kernel_linears import Product, Seen
 from hwc.lower.vendor import HEADER
 from hwc.quantise.encode import Packed, write_archive
 from hwc.spec.legality import VendorKernel
@@ -162,6 +163,19 @@ def test_attention_stays_where_no_kernel_takes_it() -> None:
     model = graph(FORMS["encoder"])
     assert attention.fuse(model, lambda product: product.n > 100) == 0
     assert all(node.op_type != ATTENTION for node in model.graph.node)
+
+
+def test_a_kernel_takes_only_work_of_the_sizes_it_is_for(tmp_path: Path) -> None:
+    door = opened(tmp_path).door
+    bounded = door.kernels["attention"].model_copy(update={"at_least": {"k": 64}, "at_most": {"m": 8}})
+    door = replace(door, kernels={"attention": bounded})
+    work = Product(pattern="attention_f32", layer="a", m=8, n=100, k=64)
+    assert door.chosen(work) is not None
+    assert door.chosen(replace(work, k=32)) is None
+    assert door.chosen(replace(work, m=9)) is None
+    small = Seen(product=replace(work, k=32), call=None)
+    counts, _ = kernel_objects.matches(door, {"f": [small]})  # it is for none of these, so it need not match
+    assert counts == {"attention": {"f": 0}}
 
 
 def test_the_header_counts_the_rows_that_calls_are_cut_by() -> None:

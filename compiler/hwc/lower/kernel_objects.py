@@ -113,13 +113,14 @@ def matches(door: Door, seen: Mapping[str, Sequence[Seen]]) -> tuple[dict[str, d
     for name, kernel in door.kernels.items():
         own = {function: [one for one in rows if _has(one, kernel.pattern)] for function, rows in seen.items()}
         counts = {function: sum(_calls(one, kernel.symbol) for one in rows) for function, rows in own.items()}
-        candidates = [one for rows in own.values() for one in rows if not door.leaves(one.product)]
+        candidates = [one for rows in own.values() for one in rows if door.might(name, one.product)]
         if not candidates:
             idle.append(f"`{name}` ({kernel.pattern})")
         elif not any(counts.values()) and door.whole:
             raise _unmatched(door, name, kernel.pattern, candidates)
         found[name] = counts
-    unused = bool(idle) and len(idle) == len(door.kernels)
+    # Kernels that the target does without, too, are there for whatever model comes.
+    unused = bool(idle) and len(idle) == len(door.kernels) and not door.vendor.optional
     note = f"the model has no linears in this scheme for the kernels {', '.join(idle)}" if unused else ""
     return found, note
 

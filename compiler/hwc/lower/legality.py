@@ -72,11 +72,18 @@ def fits(rule: LegalityRule, operation: Operation) -> bool:
     if rule.elements and not set(operands) <= set(rule.elements):
         return False
     have = extents(operation)
+    multiples = rule.multiple_of
+    return sized(operation, rule.at_least, rule.at_most) and (
+        multiples.keys() <= have.keys() and all(_divides(have[dim], bound) for dim, bound in multiples.items())
+    )
+
+
+def sized(operation: Operation, at_least: Mapping[ShapeDim, int], at_most: Mapping[ShapeDim, int]) -> bool:
+    """Tell whether an operation has every extent that bounds name, and keeps to them."""
+    have = extents(operation)
     return all(
-        wanted.keys() <= have.keys() and all(holds(have[dim], bound) for dim, bound in wanted.items())
-        for wanted, holds in (
-            (rule.at_least, int.__ge__), (rule.at_most, int.__le__), (rule.multiple_of, _divides),
-        )
+        bounds.keys() <= have.keys() and all(holds(have[dim], bound) for dim, bound in bounds.items())
+        for bounds, holds in ((at_least, int.__ge__), (at_most, int.__le__))
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from hwc import digest
 from hwc.errors import UsageError
 from hwc.files import confined
-from hwc.lower.legality import judge_one
+from hwc.lower.legality import judge_one, sized
 from hwc.lower.passes.kernel_call import Import
 from hwc.lower.passes.kernel_linears import Product
 from hwc.predict.operation import Operation
@@ -59,7 +59,14 @@ class Door:
         """Tell whether rules send a product off the chip, where no kernel of the chip's can take it."""
         return not judge_one(_operation(product), self.rules, self.placement).on_chip
 
+    def might(self, name: str, product: Product) -> bool:
+        """Tell whether a product is on the chip and of the sizes that a kernel is for."""
+        kernel = self.kernels[name]
+        return not self.leaves(product) and sized(_operation(product), kernel.at_least, kernel.at_most)
+
     def _allowed(self, name: str, product: Product) -> bool:
+        if not sized(_operation(product), self.kernels[name].at_least, self.kernels[name].at_most):
+            return False
         if not any(rule.kernel == name for rule in self.rules):
             return not self.leaves(product)
         return judge_one(_operation(product), self.rules, self.placement).kernel == name

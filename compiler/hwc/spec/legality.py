@@ -100,6 +100,9 @@ class VendorKernel(Record):
     """Encoding it wants its weights in, instead of the target's for their kind; it reads the target's too."""
     activation_bits: Annotated[int, Field(ge=2, le=24)] | None = None
     """Bits it keeps of an activation, beside a scale that several share; None: all of its type."""
+    at_least: dict[ShapeDim, Count] = Field(default_factory=dict)
+    """Least extents of what it takes: smaller work is left to generated code."""
+    at_most: dict[ShapeDim, Count] = Field(default_factory=dict)
     unit: str = ""
     """Entry of [units] it drives, by which it is priced."""
     executes: Literal["unit", "model"] = "unit"

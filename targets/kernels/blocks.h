@@ -66,13 +66,17 @@ static inline void block_levels(const word *values, float inverse, int16_t *leve
 
 /* Write the sums of 32 levels. */
 static inline void sums_of(const int16_t *level, size_t summed, int32_t *sums) {
-    int32_t eights[BLOCK / 8] = {0};
-    for (size_t eight = 0; eight < BLOCK / 8; ++eight)
-        for (size_t at = 0; at < 8; ++at) eights[eight] -= 8 * level[8 * eight + at];
+    if (summed == BLOCK / 8) {
+        int32_t sum = 0;
+        for (size_t at = 0; at < BLOCK; ++at) sum += level[at];
+        for (size_t eight = 0; eight < BLOCK / 8; ++eight) sums[eight] = -8 * sum;
+        return;
+    }
     for (size_t eight = 0; eight < BLOCK / 8; ++eight) {
         const size_t first = eight / summed * summed;
-        sums[eight] = 0;
-        for (size_t at = first; at < first + summed; ++at) sums[eight] += eights[at];
+        int32_t sum = 0;
+        for (size_t at = 8 * first; at < 8 * (first + summed); ++at) sum += level[at];
+        sums[eight] = -8 * sum;
     }
 }
 

@@ -10,15 +10,21 @@
 #ifdef DOT4
 #include "w4_rows.h"
 
+/* Most k at a time of so many rows: rows of codes are tiled in a buffer that holds less. */
+static size_t chunk_of(size_t rows, int tiled) {
+    if (rows > 8) return ROOM / MOST_ROWS;
+    return tiled && rows <= 4 ? ROOM / (rows == 3 ? 4 : rows) : ROOM / 8;
+}
+
 static void multiply(const struct hwc_dequantise_matmul *c) {
     row_blocks x;
-    const size_t most = c->m > 8 ? MOST_ROWS : 8, chunk = ROOM / most;
-    for (size_t m = 0; m < c->m; m += most) {
+    const int tiled = c->codes_form & HWC_CODES_TILED;
+    for (size_t m = 0; m < c->m; m += MOST_ROWS) {
+        const size_t rows = c->m - m < MOST_ROWS ? c->m - m : MOST_ROWS, chunk = chunk_of(rows, tiled);
+        const int few = !tiled && rows < FEWEST_TILED && lanes_fit(c);
         for (size_t begin = 0; begin < c->k; begin += chunk) {
-            const part p = {.m = m, .rows = c->m - m < most ? c->m - m : most, .begin = begin,
-                            .end = c->k - begin < chunk ? c->k : begin + chunk};
+            const part p = {.m = m, .rows = rows, .begin = begin, .end = c->k - begin < chunk ? c->k : begin + chunk};
             x.k = (p.end - begin + STEP - 1) / STEP * STEP;
-            const int tiled = c->codes_form & HWC_CODES_TILED, few = !tiled && p.rows < FEWEST_TILED && lanes_fit(c);
             x.summed = few ? 1 : segment_of(c->group) / 8;
             for (size_t row = 0; row < p.rows;) {
                 const size_t together = few ? 1 : together_of(p.rows - row);

@@ -40,7 +40,7 @@ def test_kernels_compute_exact_sums_over_shapes_groups_and_zeros(march: str, tmp
     [
         ("x86_w8a16.c", "portable_product(c, 8)", "portable_product(c, 8), c->y[c->n_end - 1] += 0.01f", "w8a16"),
         ("portable.h", "float sum = 0.0f;", "float sum = 0.01f;", "w4a16"),
-        ("blocks.h", "-= 8 * level", "-= 7 * level", "w4a16"),
+        ("blocks.h", "= -8 * sum", "= -7 * sum", "w4a16"),
         ("blocks.h", '__builtin_nanf("")', "0.0f", "in a row gives"),
         ("w4_tiles.h", "++group, left", "left", "w4a16"),
         ("w4_rows.h", "[from]", "[to]", "w4a16"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -28,6 +29,7 @@ def main() -> int:
     """Measure what is asked for, part by part, and write the page after each."""
     arguments = _arguments()
     os.environ["HF_HUB_OFFLINE"] = "1"
+    logging.getLogger().setLevel(logging.ERROR)  # ONNX Runtime's quantiser warns once a graph
     told = arguments.out / "bench.json"
     facts: dict[str, Any] = json.loads(told.read_text()) if told.is_file() else {"parts": {}}
     for name in [] if arguments.page else arguments.only:

@@ -92,6 +92,9 @@ def test_shares_of_a_packed_weight_give_the_unsharded_answer(
     assert told == Sharded(columns=("up",), rows=("down",), whole=())
     text = module(made[0], tmp_path, devices, encodings)
     assert links.count(text.splitlines()) == by_hand(FORMS[name], devices)
+    weights = [line for line in text.splitlines() if "util.global private @" in line and "packed." in line]
+    assert weights
+    assert all("stream.affinity" in line for line in weights)
     code = compiled(text, tmp_path)
     found = loaded(code, made[2], {"x": x}, expected.shape, devices).call("main", {"x": x})["y"]
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * np.abs(expected).max())

@@ -18,9 +18,12 @@ def affinity(device: int) -> str:
     return f"#hal.device.affinity<@device_{device}>"
 
 
-def on_device(device: int) -> str:
-    """Return the attribute of a global on one of several devices, with a space; nothing for the first, the default."""
-    return f"{{stream.affinity = {affinity(device)}}} " if device else ""
+def on_device(device: int | None) -> str:
+    """Return the attribute of a global on one of several devices, with a space; nothing for None, the only one.
+
+    The first is told as well: work on a global that names no device goes wherever the compiler finds its operands.
+    """
+    return "" if device is None else f"{{stream.affinity = {affinity(device)}}} "
 
 
 def write_parts(mlir: str, scope: str) -> str:

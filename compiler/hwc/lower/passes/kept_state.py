@@ -32,8 +32,8 @@ class KeptTensor:
     """Position among its results."""
     start: int
     """Position of the input, int64 [batch], that tells where along axis 2 each row is written."""
-    device: int = 0
-    """Device that keeps it."""
+    device: int | None = None
+    """Which of several devices keeps it."""
 
 
 def keep_state(mlir: str, kept: Sequence[KeptTensor]) -> str:
@@ -137,7 +137,7 @@ def _dims(vtensor: str) -> list[int]:
     return [int(size) for size in vtensor.removeprefix("!torch.vtensor<[").partition("]")[0].split(",")]
 
 
-def _globals(types: Mapping[str, str], devices: Mapping[str, int]) -> list[str]:
+def _globals(types: Mapping[str, str], devices: Mapping[str, int | None]) -> list[str]:
     """Declare the state, each tensor with a first value of its own, which no call ever sees.
 
     IREE 3.13 gives mutable globals of equal first value and size one buffer: keys and values would overwrite each

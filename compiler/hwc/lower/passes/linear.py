@@ -54,11 +54,6 @@ class QuantisedLinear:
         """Sizes of the weight as it is stored."""
         return self.share.whole if self.share else self.geometry
 
-    @property
-    def device(self) -> int:
-        """Device that computes it."""
-        return self.share.device if self.share else 0
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernel:
@@ -145,10 +140,10 @@ def load(layer: str, layout: Layout, prefix: str, device: int = 0) -> tuple[dict
     return parts, lines
 
 
-def declare(layer: str, layout: Layout, scope: str, device: int = 0) -> list[str]:
-    """Declare the parameters of a packed weight on a device, in the order of its layout."""
+def declare(layer: str, layout: Layout, scope: str, device: int | None = None) -> list[str]:
+    """Declare the parameters of a packed weight, on one of several devices, in the order of its layout."""
     return [
-        f"  util.global private {_symbol(layer, part, device)} {on_device(device)}= "
+        f"  util.global private {_symbol(layer, part, device or 0)} {on_device(device)}= "
         f'#stream.parameter.named<"{scope}"::"{layer}.{part}"> : '
         f"{TensorType(shape=kind.shape, dtype=kind.dtype).builtin()}"
         for part, kind in layout.items()

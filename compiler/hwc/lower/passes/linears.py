@@ -74,13 +74,18 @@ def rewrite_linears(
     keys = parameter_keys(lines)
     found: list[QuantisedLinear | QuantisedRows] = [*matmul_nbits.find(lines, keys), *fp8_matmul.find(lines, keys)]
     found += gather_rows.find(lines, keys)
+    sharded = any(isinstance(entry, QuantisedLinear) and entry.share for entry in found)
+    first = 0 if sharded else None
     written: dict[int, list[str]] = {}
-    declared: dict[tuple[str, int], list[str]] = {}
+    declared: dict[tuple[str, int | None], list[str]] = {}
     uses: dict[str, ParameterUse] = {}
     seen: list[Seen] = []
     for index, entry in enumerate(found):
         encoding = _encoding(entry, encodings)
-        device, stored = (entry.device, entry.stored) if isinstance(entry, QuantisedLinear) else (0, entry.geometry)
+        share, stored = None, entry.geometry
+        if isinstance(entry, QuantisedLinear):
+            share, stored = entry.share, entry.stored
+        device = share.device if share is not None else first
         parts, kernel = layout(encoding, stored), _KERNELS[encoding](entry.geometry)
         for line in entry.lines:
             written[line] = [f"    // {lines[line].strip()}"]

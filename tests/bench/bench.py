@@ -22,6 +22,8 @@ import goals
 import parts
 import quiet
 
+from hwc.errors import HwcError
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -32,22 +34,32 @@ def main() -> int:
     logging.getLogger().setLevel(logging.ERROR)  # ONNX Runtime's quantiser warns once a graph
     told = arguments.out / "bench.json"
     facts: dict[str, Any] = json.loads(told.read_text()) if told.is_file() else {"parts": {}}
+    failed = []
     for name in [] if arguments.page else arguments.only:
-        part = parts.PARTS[name]
-        with tempfile.TemporaryDirectory(prefix="hwc-bench-", dir=arguments.work) as work:
-            options = tuple(arguments.build)
-            place = parts.Place(work=Path(work), cache=arguments.cache, store=arguments.store, options=options)
-            _tell(f"{name}: building and preparing")
-            ready = part.prepare(place)
-            for threads in arguments.threads:
-                seconds = arguments.seconds if arguments.seconds is not None else part.seconds
-                before = quiet.when()
-                _tell(f"{name}, {threads} thread(s): {seconds:.0f} s of rounds", busy=before["busy_cores_before"])
-                section = {**before, **ready(threads, seconds), "seconds": seconds, "build_options": list(options)}
-                facts["parts"].setdefault(name, {})[str(threads)] = section
-                write(facts, arguments.out, arguments.images)
+        try:
+            _measure(name, arguments, facts)
+        except (SystemExit, HwcError) as error:  # a part that does not build must not cost the others
+            _tell(f"{name}: {error}")
+            failed.append(name)
     print(write(facts, arguments.out, arguments.images))
-    return 0
+    return 1 if failed else 0
+
+
+def _measure(name: str, arguments: argparse.Namespace, facts: dict[str, Any]) -> None:
+    """Measure a part on every number of threads asked for; write everything after each."""
+    part = parts.PARTS[name]
+    with tempfile.TemporaryDirectory(prefix="hwc-bench-", dir=arguments.work) as work:
+        options = tuple(arguments.build)
+        place = parts.Place(work=Path(work), cache=arguments.cache, store=arguments.store, options=options)
+        _tell(f"{name}: building and preparing")
+        ready = part.prepare(place)
+        for threads in arguments.threads:
+            seconds = arguments.seconds if arguments.seconds is not None else part.seconds
+            before = quiet.when()
+            _tell(f"{name}, {threads} thread(s): {seconds:.0f} s of rounds", busy=before["busy_cores_before"])
+            section = {**before, **ready(threads, seconds), "seconds": seconds, "build_options": list(options)}
+            facts["parts"].setdefault(name, {})[str(threads)] = section
+            write(facts, arguments.out, arguments.images)
 
 
 def write(facts: dict[str, Any], out: Path, images: Path) -> str:

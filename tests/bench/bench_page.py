@@ -21,8 +21,9 @@ arrays. Ratios are of medians within a round: their median, with tenth and ninet
 median and percentiles of times are of single calls. A contestant is right if its answer has the direction of the float
 model's (cosine, in ONNX Runtime without optimisation) and is close to exact arithmetic on its own codes; a language
 model, if it finds likeliest what the float model says in PyTorch. Who answers wrongly is flagged, and counts nowhere.
-Predicted: by the target's calibration, one thread, plain code generation. Roofline: the larger of all arithmetic at the
-calibrated float32 peak and of all stored weights, read once at the calibrated bandwidth of memory."""
+Predicted: by the target's calibration, on one thread, of artefacts without kernels, which it has not seen. Roofline:
+the larger of all arithmetic at the calibrated float32 peak and of all stored weights, read once at the calibrated
+bandwidth of memory."""
 
 
 def page(facts: Row, *, pictures: Sequence[str]) -> str:
@@ -114,7 +115,7 @@ def _when(section: Row) -> str:
 
 
 def _bandwidth(section: Row) -> str:
-    read = next((row for row in section["rows"] if row["contestant"] == READ), None)
+    read = next((row for row in section["rows"] if row["contestant"] == row["case"] == READ), None)
     if read is None or READ not in section["facts"]:
         return ""
     size = section["facts"][READ]["bytes"]
@@ -159,7 +160,7 @@ def _check(check: Row | None) -> str:
 
 
 def _predicted(row: Row | None) -> str:
-    return f"{row['base']:.3g} [{row['low']:.3g}, {row['high']:.3g}]" if row else ""
+    return f"{row['base']:.3g} [{row['low']:.3g}, {row['high']:.3g}]" if row and "base" in row else ""
 
 
 def _memory(rows: Sequence[Row]) -> list[str]:

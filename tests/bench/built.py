@@ -44,6 +44,17 @@ class Made:
         parameters = program_of(find_variant(self.bundle(scheme), store=self.store)).parameters
         return sum(one.length or one.path.stat().st_size - one.offset for one in parameters)
 
+    def kernels(self, scheme: str) -> tuple[str, ...]:
+        """Return the names of the kernels that a scheme's artefact holds."""
+        lowered = find_variant(self.bundle(scheme), store=self.store).facts["lower"]
+        kernels = lowered.get("vendor", {}).get("kernels", {})
+        return tuple(name for name, told in kernels.items() if told["linked"])
+
+    def told(self, scheme: str, name: str) -> str:
+        """Return what a contestant's artefact is made of, for the page."""
+        kernels = ", ".join(self.kernels(scheme)) or "none: the compiler's own code"
+        return f"{name} on {self.spec.name}: scheme `{scheme}`, kernels: {kernels}"
+
     def path(self, step: Step) -> Path:
         """Return a step's output; exits if it is not there."""
         found = Store(self.project.home).lookup(step.stage.name, step.key)

@@ -140,7 +140,7 @@ def _against(goal: Goal, section: Row, case: str) -> Found:
 
 
 def _bandwidth(goal: Goal, section: Row, case: str) -> Found:
-    ours, read = row_of(section, goal.ours, case), row_of(section, READ, READ)
+    ours, read = row_of(section, goal.ours, case), row_of(section, READ, case)
     if "weight_bytes" not in ours:
         raise Missing(f"the bytes of {goal.ours}'s weights are not known")
     ratio = paired(read, ours)

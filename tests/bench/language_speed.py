@@ -70,6 +70,7 @@ class Prepared:
     """Prompt lengths that hwc has compiled."""
     cache_bytes: int
     versions: Mapping[str, str]
+    notes: tuple[str, ...]
 
 
 def prepare(model: str, cache: Path, store: Path, work: Path, options: Sequence[str] = ()) -> Prepared:
@@ -101,6 +102,7 @@ def prepare(model: str, cache: Path, store: Path, work: Path, options: Sequence[
         built=built, contestants=(*found, reading(work)), absent=absent,
         predicted={f"hwc {name}": predicted.of_variant(built.made, name, cache / "predicted") for name in schemes},
         lengths=tuple(one["sequence"] for one in buckets if one["batch"] == 1 and one.get("logits", 1) == 1),
+        notes=tuple(built.made.told(name, f"hwc {name}") for name in (*schemes, TWIN, HEAD)),
         cache_bytes=_cache_bytes(built), versions={"llama.cpp": environment.LLAMA_CPP.packages[0],
         "onnxruntime-genai": environment.ONNXRUNTIME_GENAI.packages[0],
         "llama.cpp was built with": environment.LLAMA_CPP.variables["CMAKE_ARGS"]},
@@ -155,7 +157,8 @@ def measure(prepared: Prepared, *, threads: int, seconds: float, work: Path) -> 
         told = [_told(one, samples, prepared, threads, asked, checks) for one in there]
     facts = {name: one.loaded["facts"] for name, one in asked.running.items() if one.loaded["facts"]}
     rows = [row for rows in told for row in rows]
-    return {"rows": rows, "absent": {**prepared.absent, **asked.absent}, "facts": facts, "notes": NOTES}
+    absent, notes = {**prepared.absent, **asked.absent}, [*NOTES, *prepared.notes]
+    return {"rows": rows, "absent": absent, "facts": facts, "notes": notes}
 
 
 _READ_QUESTION = {"case": READ, "warm": 0, "calls": READ_CALLS}

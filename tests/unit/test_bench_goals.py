@@ -82,8 +82,10 @@ def test_bandwidth_memory_and_load_are_held_against_what_was_measured_beside_the
         "used": {"anonymous_bytes": 10**6 + 10**7, "file_bytes": 10**8},
     }
     ours = row("hwc w4a16", "c", [5.0, 5.0, 5.0], weight_bytes=4 * 10**7, load=load)
-    assert judged(goal("bandwidth", 0.8), ours)["found"]["value"] == pytest.approx(0.8)
-    assert judged(goal("bandwidth", 0.8), ours)["met"]
+    read = {**row("read bandwidth", "c", [10.0, 10.0, 90.0]), "check": None}
+    assert judged(goal("bandwidth", 0.8), ours, read)["found"]["value"] == pytest.approx(0.8)
+    assert judged(goal("bandwidth", 0.8), ours, read)["met"]
+    assert judged(goal("bandwidth", 0.8), ours)["missing"] == "read bandwidth has no row for c"
     assert judged(goal("memory", 1.0), ours)["found"]["value"] == pytest.approx(1.1e8 / (4.6e7 + 1e7 + 5e7))
     assert not judged(goal("load", 0.2), ours)["met"]
 

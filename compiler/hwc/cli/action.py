@@ -15,7 +15,7 @@ from hwc.bundle.reference import parse
 from hwc.files import write_atomic
 from hwc.oci_layout import Layout
 from hwc.pipeline import build as building
-from hwc.pipeline import ci, explain
+from hwc.pipeline import ci, explain, tuned
 from hwc.pipeline.build import Built, GatesMissed, Request
 from hwc.pipeline.plan import Plan
 from hwc.pipeline.store import Store
@@ -36,6 +36,8 @@ class BuildOptions:
     jobs: int
     smoke: bool
     refresh: Sequence[str]
+    tune_budget_s: float | None
+    tuned: Path | None
     tag: str
     baseline: str | None
     junit: Path | None
@@ -69,10 +71,15 @@ def _build_one(project: Project, model: str, options: BuildOptions) -> Built:
         jobs=options.jobs or project.spec.jobs or default_jobs(),
         refresh=explain.known_stages(options.refresh),
         baseline=_baseline(project, options.baseline),
+        tune_budget_s=options.tune_budget_s,
     )
+    if options.tuned is not None and options.tune_budget_s is None:
+        request = replace(request, choices=tuned.read(options.tuned, request.found.spec.name))
     _tell_inferred(model, request.found)
     with render.Progress() as progress:
         built = building.build(project, request, progress)
+    if options.tuned is not None and options.tune_budget_s is not None:
+        tuned.write(options.tuned, request.found.spec.name, built.chosen)
     if options.format == "table":
         show(built)
     return built

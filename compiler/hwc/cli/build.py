@@ -33,6 +33,13 @@ def build(
     jobs: Annotated[int, typer.Option("-j", "--jobs", help="Steps at once; 0: by cores and memory.")] = 0,
     smoke: Annotated[bool, typer.Option("--smoke", help="Check, but do not profile.")] = False,
     refresh: Annotated[list[str] | None, typer.Option(help="Stage to run again, as `profile`; repeatable.")] = None,
+    tune: Annotated[bool, typer.Option("--tune", help="Measure the targets' [[tune]] candidates; take the best.")] = (
+        False
+    ),
+    tune_budget_s: Annotated[float, typer.Option(min=1, help="Seconds to tune a variant in, about.")] = 300.0,
+    tuned: Annotated[
+        Path | None, typer.Option(help="File of tuned choices: obeyed; with --tune, written.", dir_okay=False)
+    ] = None,
     tag: Annotated[str, typer.Option(help="Mutable version tag that the build moves.")] = "dev",
     baseline: Annotated[str | None, typer.Option(metavar="BUNDLE", help="Bundle to hold regressions against.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write the gates' verdicts as JUnit XML.")] = None,
@@ -46,7 +53,8 @@ def build(
         models,
         action.BuildOptions(
             targets=target, schemes=quantise, everything=everything, jobs=jobs, smoke=smoke, refresh=refresh or [],
-            tag=tag, baseline=baseline, junit=junit, summary=summary, format=format,
+            tune_budget_s=tune_budget_s if tune else None, tuned=tuned, tag=tag, baseline=baseline, junit=junit,
+            summary=summary, format=format,
         ),
     )
 

@@ -73,6 +73,7 @@ def _details(variant: Variant) -> list[str]:
     documents = chosen.documents if chosen is not None else {}
     if executed := documents.get("check.json", {}).get("executed"):
         lines += _executed(executed, variant.facts)
+    lines += _tuned(documents.get("tune.json", {}))
     profile = documents.get("profile.json")
     if profile:
         told = profile["memory"]
@@ -86,6 +87,23 @@ def _details(variant: Variant) -> list[str]:
         for name, rows in (profile["dispatches"].get("functions") or {}).items():
             top = ", ".join(f"{row['dispatch']} {row['share']:.0%}" for row in rows[:3])
             lines.append(f"{name} spends its time in {top}")
+    return lines
+
+
+def _tuned(told: Mapping[str, Any]) -> list[str]:
+    """Return what tuning tried of a variant, and what it chose."""
+    lines = [f"tuned: made by `{told['chosen']}`; {told['rule']}"] if told else []
+    for row in told.get("candidates", []):
+        if "left_out" in row:
+            lines.append(f"  {row['name']}: left out: {row['left_out']}")
+            continue
+        shapes = ", ".join(
+            f"{name} {one['median_ms']:.3g} ± {one['iqr_ms'] / 2:.2g} ms" for name, one in row["shapes"].items()
+        )
+        ratio = f"{one['value']:.3f} ({one['low']:.3f}–{one['high']:.3f}) of the default's time; " if (
+            one := row.get("ratio")
+        ) else ""
+        lines.append(f"  {row['name']}: {ratio}{shapes}")
     return lines
 
 

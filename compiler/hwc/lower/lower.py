@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,14 +23,17 @@ from hwc.lower.passes.executable_target import name_executables, named
 from hwc.lower.passes.kept_state import KeptTensor, keep_state
 from hwc.lower.passes.linears import generated, rewrite_linears
 from hwc.lower.passes.merge import merge_buckets
+from hwc.lower.passes.tiled_floats import rewrite_tiled
 from hwc.lower.passes.widen_halves import widen_halves
 from hwc.lower.placing import Compilation, Placing
 from hwc.lower.placing import placed as place_work
 from hwc.lower.sharding import Sharded, shard
+from hwc.lower.tiles import rows_at_once
 from hwc.lower.vendor import Door
 from hwc.program import Function, Port
 from hwc.quantise import graph as quantised_graph
-from hwc.quantise.quantise import read_layers
+from hwc.quantise.quantise import read_layers, read_rows
+from hwc.quantise.tiles import tiled
 from hwc.spec.model import Bucket, ModelSpec, bucket_id
 from hwc.spec.target import Lowering
 
@@ -55,10 +58,12 @@ def lower(
     placing: Placing | None = None,
     chip: Mapping[str, Any] | None = None,
     left_out: str = "",
+    tiles: bool = False,
 ) -> None:
     """Write ``module.vmfb``, ``lower.json`` and ``iree-compile.log``; what ``door`` has takes part.
 
     ``chip`` is the device, as JSON values, that each of several chips is; ``left_out`` says why kernels are not here.
+    ``tiles`` says that float weights of linears are stored in tiles.
     With ``placing``, every dispatch is held to the descriptor's rules, and goes to the host where they say so.
 
     Raises StepError naming the ONNX node and its source module if the compiler refuses it.
@@ -72,10 +77,11 @@ def lower(
         raise InternalError("the buckets of a model keep their state on different chips", where="[lowering] shards")
     texts: dict[str, str] = {}
     matched: dict[str, int] = {}
+    in_tiles = tiled(read_rows(quantised)) if tiles else frozenset()
     for name, model in models.items():
         texts[name], matched[name] = static_text(
             model, lowering, encodings, name=name, quantised=quantised, work=work, limits=limits, opened=opened,
-            states=split[name].states if split else None,
+            states=split[name].states if split else {}, tiled=in_tiles,
         )
     flags = compiler_flags(lowering, quantised=bool(read_layers(quantised)))
     module = _for_chip(merge_buckets(texts), lowering, flags, work)
@@ -158,6 +164,7 @@ def reference_graph(graphs: Path, quantised: Path, bucket: Bucket) -> onnx.Model
 def static_text(
     model: onnx.ModelProto, lowering: Lowering, encodings: Mapping[Kind, str], *, name: str, quantised: Path,
     work: Path, limits: iree.Limits, opened: Opened | None = None, states: Mapping[str, int] | None = None,
+    tiled: Collection[str] = (),
 ) -> tuple[str, int]:
     """Return one bucket's module as it is compiled, and how many of its linears were rewritten to their encoding.
 
@@ -173,8 +180,9 @@ def static_text(
     first_weight = len(model.graph.input) - weights if weights else None
     text = iree.import_graph(work / f"{name}.onnx", inputs=first_weight, work=work, limits=limits)
     text = write_parts(text, SCOPE) if lowering.shards > 1 else text
-    text, matched = _rewritten(keep_state(text, _kept(model, states)), encodings, quantised, name, opened)
+    text, matched = _rewritten(keep_state(text, _kept(model, states or {})), encodings, quantised, name, opened)
     text = opened.plain(name, text) if opened is not None else text
+    text = rewrite_tiled(text, tiled, rows_at_once(lowering)) if tiled else text
     return widen_halves(text) if lowering.widen_halves else text, matched
 
 
@@ -227,7 +235,7 @@ def _rewritten(
     return result.mlir, result.matched
 
 
-def _kept(model: onnx.ModelProto, devices: Mapping[str, int] | None) -> list[KeptTensor]:
+def _kept(model: onnx.ModelProto, devices: Mapping[str, int]) -> list[KeptTensor]:
     """Name the state of a static graph by its shape, so that functions of equal batch share it."""
     inputs = [value.name for value in model.graph.input]
     outputs = [value.name for value in model.graph.output]
@@ -235,7 +243,7 @@ def _kept(model: onnx.ModelProto, devices: Mapping[str, int] | None) -> list[Kep
         KeptTensor(
             symbol=f"state.{'x'.join(map(str, kept.shape))}.{kept.name}",
             argument=inputs.index(kept.name), result=outputs.index(kept.next), start=inputs.index(state.START),
-            device=devices.get(kept.name, 0) if devices is not None else None,
+            device=devices.get(kept.name, 0),
         )
         for kept in state.find(model)
     ]

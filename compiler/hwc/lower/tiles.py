@@ -9,6 +9,7 @@ from hwc.spec.target import Lowering
 OPERANDS = 3
 """What lies in the nearest memory while a tile is multiplied: both operands and the accumulators."""
 ACCUMULATOR_BYTES = 4
+WIDE, MOST_ROWS, FEW_ROWS = "+avx512f", 16, 4
 
 
 def derived(lowering: Lowering, hardware: Hardware) -> Lowering:
@@ -27,6 +28,14 @@ def derived(lowering: Lowering, hardware: Hardware) -> Lowering:
     bytes_ = lowering.matmul_tile_bytes or max(share_bytes, 64)
     points = lowering.distribution_tile or _width(array, bytes_)
     return lowering.model_copy(update={"matmul_tile_bytes": bytes_, "distribution_tile": points})
+
+
+def rows_at_once(lowering: Lowering) -> int:
+    """Return how many rows of activations a product of float tiles works on at once.
+
+    Its sums, rows × 16, stay in registers: 16 vectors of the 32 of AVX-512, 8 half as wide of the 16 of AVX2.
+    """
+    return MOST_ROWS if WIDE in lowering.cpu_features else FEW_ROWS
 
 
 def _array(hardware: Hardware) -> Unit | None:

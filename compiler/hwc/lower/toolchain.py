@@ -167,7 +167,7 @@ def _kernel(bench: Bench, name: str, kernel: VendorKernel) -> Finding:
 
 def encodings(bench: Bench) -> Iterator[Finding]:
     """Find each encoding among those that hwc can write."""
-    known: dict[str, tuple[str, ...]] = {**ENCODINGS, tiles.KIND: (tiles.ENCODING,)}
+    known: dict[str, tuple[str, ...]] = {**dict(ENCODINGS.items()), tiles.KIND: (tiles.ENCODING,)}
     for kind, name in bench.target.encoding.items():
         if kind not in known:
             yield fails(f"encoding.{kind}", f"there are no codes of this kind; known: {', '.join(known)}")

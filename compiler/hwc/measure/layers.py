@@ -83,6 +83,7 @@ def read(folder: Path, name: str) -> Stream:
 def lower_exposed(
     spec: ModelSpec, lowering: Lowering, encodings: Mapping[Kind, str], *, bucket: Bucket, graphs: Path,
     quantised: Path, limits: iree.Limits, out: Path, door: Door | None = None,
+    tiles: bool = False,
 ) -> onnx.ModelProto:
     """Write ``module.vmfb`` and ``lower.json`` of one shape that also tells the stream; return its graph."""
     exposed = out / "graphs"
@@ -94,7 +95,7 @@ def lower_exposed(
     (out / LAYERS).write_text(json.dumps([one.layer for one in handed]))
     lower.lower(
         spec, lowering, encodings, buckets=(bucket,), graphs=exposed, quantised=quantised, limits=limits, out=out,
-        door=door,
+        door=door, tiles=tiles,
     )
     return lower.reference_graph(exposed, quantised, bucket)
 

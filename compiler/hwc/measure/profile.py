@@ -46,7 +46,7 @@ def profile(
     With ``context_tokens``, the length of a language model's cache, cells are per prompt length and per fill of the
     cache. Rounds go over all cells in turn in one clean process, so that drift of the machine hits them alike.
     """
-    program = _timed(program)
+    program = timed(program)
     before = conditions()
     report = clean.serve(
         out / "work", program, "time", timeout_s=timeout_s, memory_bytes=memory_bytes, cases=str(cases),
@@ -71,7 +71,7 @@ def profile(
     shutil.rmtree(out / "work")
 
 
-def _timed(program: Program) -> Program:
+def timed(program: Program) -> Program:
     """Leave out what only scores: a language model's functions that tell the logits of every position."""
     return replace(
         program, functions=tuple(entry for entry in program.functions if entry.bucket.get("logits", 1) == 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from hwc.events import Event, Listener
 from hwc.lower.placing import uses_host
 from hwc.measure.profile import Method
 from hwc.oci_layout import Layout
-from hwc.pipeline import equivalence
+from hwc.pipeline import equivalence, tuning
 from hwc.pipeline import targets as resolving
 from hwc.pipeline.front import Setting
 from hwc.pipeline.outcome import Outcome, created_utc
@@ -47,6 +47,10 @@ class Request:
     refresh: frozenset[str] = frozenset()
     baseline: Bundle | None = None
     """Bundle of the same model to hold regressions against."""
+    choices: Mapping[str, str] = field(default_factory=dict)
+    """Candidate in its descriptor's [[tune]] by which a variant's code is made; the descriptor's own way elsewhere."""
+    tune_budget_s: float | None = None
+    """Time for measuring the candidates of each variant, whose choices then replace ``choices``; None: do not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +72,17 @@ class Built:
     wall_s: float
     verdicts: tuple[Verdict, ...]
     store: str
+    chosen: Mapping[str, str]
+    """What tuning chose, a candidate by variant; empty where nothing was tuned."""
 
 
 def plan_build(project: Project, request: Request) -> Plan:
     """Resolve targets and source and plan the steps; touches no network and runs no stage."""
+    return _planner(project, request)(request.choices)
+
+
+def _planner(project: Project, request: Request) -> tuning.PlanOf:
+    """Return what plans a build with candidates chosen for some variants; everything else is resolved once."""
     _refuse_unknown_gates(request.found.spec)
     wanted = [_buildable(locate_target(project, name)) for name in request.targets]
     targets = [_resolved(project, found) for found in wanted]
@@ -83,7 +94,8 @@ def plan_build(project: Project, request: Request) -> Plan:
         profile=not request.smoke,
     )
     located = locate(request.found.spec.source, request.found.folder)
-    return make_plan(request.found, located, targets, [schemes.find(name) for name in request.schemes], setting)
+    wanted_schemes = [schemes.find(name) for name in request.schemes]
+    return lambda choices: make_plan(request.found, located, targets, wanted_schemes, setting, choices)
 
 
 def _resolved(project: Project, found: FoundTarget) -> ResolvedTarget:
@@ -123,23 +135,28 @@ def build(project: Project, request: Request, listen: Listener) -> Built:
     """
     started = time.monotonic()
     _refuse_other_model(request)
-    plan = plan_build(project, request)
+    plan_of = _planner(project, request)
+    plan = plan_of(request.choices)
     counted = _Counter(listen)
     store = Store(project.home)
     store.repair()
     run = partial(
-        run_steps, store=store, listen=counted, jobs=request.jobs, timeout_s=project.spec.step_timeout_s,
+        run_steps, store=store, jobs=request.jobs, timeout_s=project.spec.step_timeout_s,
         memory_bytes=project.spec.step_memory_bytes,
     )
-    done = run(plan.steps(), refresh=request.refresh)
+    tuned: dict[str, dict[str, Any]] = {}
+    if request.tune_budget_s is not None:
+        tuned = tuning.Tuner(plan_of, run, counted, request.tune_budget_s).tune()
+        plan = plan_of({name: record["chosen"] for name, record in tuned.items()})
+    done = run(plan.steps(), listen=counted, refresh=request.refresh)
     spec, prices = request.found.spec, find_prices(project)
-    outcomes = [Outcome(plan, variant, done) for variant in plan.variants]
+    outcomes = [Outcome(plan, variant, done, tuned.get(variant.name)) for variant in plan.variants]
     tokens = {outcome.variant.name: outcome.check.get("greedy_tokens", ()) for outcome in outcomes if outcome.check}
     described = [outcome.serving(request.tag, prices, tokens) for outcome in outcomes]
 
     def trace(variant: VariantPlan) -> Path:
         step = equivalence.layers_step(plan, variant)
-        return run(list(walk(step))[::-1])[step.key].path
+        return run(list(walk(step))[::-1], listen=counted)[step.key].path
 
     verdicts = _verdicts(request, outcomes, described, trace)
     parts = [outcome.parts(serving) for outcome, serving in zip(outcomes, described, strict=True)]
@@ -163,6 +180,7 @@ def build(project: Project, request: Request, listen: Listener) -> Built:
         wall_s=time.monotonic() - started,
         verdicts=tuple(verdicts),
         store=str(project.store),
+        chosen={name: record["chosen"] for name, record in tuned.items()},
     )
 
 

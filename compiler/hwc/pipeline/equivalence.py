@@ -87,7 +87,7 @@ def layers_step(plan: Plan, variant: VariantPlan) -> Step:
     params = {
         "spec": {**variant.lower.params["spec"], "buckets": [dict(shortest)]},
         **{
-            name: variant.lower.params[name] for name in ("encodings", "lowering", "vendor")
+            name: variant.lower.params[name] for name in ("encodings", "floats", "lowering", "vendor")
             if name in variant.lower.params
         },
         **{name: variant.check.params[name] for name in ("device", "device_name", "machine", "greedy_tokens")},

@@ -48,7 +48,9 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
 class Outcome:
     """The outputs of one variant's steps."""
 
-    def __init__(self, plan: Plan, variant: VariantPlan, done: Mapping[str, Artifact]) -> None:
+    def __init__(
+        self, plan: Plan, variant: VariantPlan, done: Mapping[str, Artifact], tuned: Mapping[str, Any] | None = None
+    ) -> None:
         self.spec, self.variant = plan.found.spec, variant
         self.path = {
             name: done[step.key].path
@@ -65,6 +67,7 @@ class Outcome:
         self.audit = _read(self.path["encode"], "audit.json")
         self.check = _read(self.path["check"], "check.json") if "check" in self.path else None
         self.profile = _read(self.path["profile"], "profile.json") if "profile" in self.path else None
+        self.tuned = dict(tuned) if tuned else None
 
     @property
     def functional(self) -> bool:
@@ -179,7 +182,7 @@ class Outcome:
 
     def documents(self) -> dict[str, dict[str, Any]]:
         """Return the measurements as they were made."""
-        found = {"check.json": self.check, "profile.json": self.profile}
+        found = {"check.json": self.check, "profile.json": self.profile, "tune.json": self.tuned}
         return {name: document for name, document in found.items() if document}
 
     def parts(self, serving: Serving) -> pack.VariantParts:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hwc.capture.source import Located
@@ -17,11 +18,13 @@ from hwc.pipeline import stages
 from hwc.pipeline.front import Front, Setting, sliced
 from hwc.pipeline.step import Step, make_step
 from hwc.program import Device, device_facts
+from hwc.quantise import tiles
 from hwc.quantise.encodings import ENCODINGS
 from hwc.quantise.scheme import Scheme
 from hwc.spec.model import Bucket
 from hwc.spec.project import Found
 from hwc.spec.target import TargetSpec
+from hwc.spec.tuning import DEFAULT
 
 FUNCTIONAL_BUDGET_S = 3.0
 """Time for the latencies of a device that is only good for functional tests: they say nothing about any other."""
@@ -41,6 +44,8 @@ class ResolvedTarget:
     """Where its descriptor lies, beside which its vendor's kernels and tools lie."""
     kernels_left_out: str = ""
     """Why its kernels are left out, if they are."""
+    candidate: str = DEFAULT
+    """By which of its candidates code is made."""
     host: ResolvedTarget | None = None
     """What takes the work that its rules send to the host; None where they send none."""
 
@@ -103,13 +108,38 @@ class Plan:
 
 
 def make_plan(
-    found: Found, located: Located, targets: Sequence[ResolvedTarget], schemes: Sequence[Scheme], setting: Setting
+    found: Found, located: Located, targets: Sequence[ResolvedTarget], schemes: Sequence[Scheme], setting: Setting,
+    choices: Mapping[str, str] = MappingProxyType({}),
 ) -> Plan:
-    """Plan every combination of target and scheme; steps that are the same are the same step."""
-    variants = tuple(
-        _variant(Front(found, located, setting), target, scheme) for target in targets for scheme in schemes
-    )
-    return Plan(found=found, variants=variants)
+    """Plan every combination of target and scheme; steps that are the same are the same step.
+
+    ``choices`` names, by variant, the candidate in its descriptor's [[tune]] by which its code is made.
+    """
+    front = Front(found, located, setting)
+    chosen = [
+        (with_candidate(target, choices.get(f"{target.spec.name}/{scheme.name}", DEFAULT)), scheme)
+        for target in targets for scheme in schemes
+    ]
+    return Plan(found=found, variants=tuple(_variant(front, target, scheme) for target, scheme in chosen))
+
+
+def with_candidate(target: ResolvedTarget, name: str) -> ResolvedTarget:
+    """Return a target whose code is made in the way of one of its candidates; raise UsageError if it has no such one.
+    """  # noqa: D200
+    if name == DEFAULT:
+        return target
+    spec, lowering = target.spec, target.spec.code()
+    candidate = next((one for one in spec.tune if one.name == name), None)
+    if candidate is None:
+        raise UsageError(
+            f"`{spec.name}` has no candidate `{name}`", where=f"targets/{spec.name}.toml [[tune]]",
+            hint=f"it has {', '.join(one.name for one in spec.tune) or 'none'}; tune again",
+        )
+    level = {"opt_level": candidate.opt_level, "float_opt_level": None} if candidate.opt_level else {}
+    changed = lowering.model_copy(update={**level, "flags": (*lowering.flags, *candidate.flags)})
+    kernels = spec.kernels if candidate.kernels else {}
+    changes = {"lowering": changed, "kernels": kernels}
+    return replace(target, spec=spec.model_copy(update=changes), candidate=name)
 
 
 def _variant(front: Front, target: ResolvedTarget, scheme: Scheme) -> VariantPlan:
@@ -120,16 +150,19 @@ def _variant(front: Front, target: ResolvedTarget, scheme: Scheme) -> VariantPla
     encodings = encodings_of(target.spec, scheme)
     capture, simplify, quantise = front.capture(), front.simplify(buckets), front.quantise(scheme)
     cases = front.cases(buckets, items)
-    name = f"{spec.name} {target.spec.name}/{scheme.name}"
+    name = f"{spec.name} {target.spec.name}/{scheme.name}" + (
+        f" by {target.candidate}" if target.candidate != DEFAULT else ""
+    )
     shapes = sliced(spec, buckets=[dict(bucket) for bucket in buckets], **front.context())
+    floats = floats_of(target.spec)
     encode = make_step(
         stages.ENCODE,
-        f"encode {spec.name} {scheme.name} as {', '.join(encodings.values()) or 'float32'}",
-        {"scheme": asdict(scheme), "encodings": encodings},
+        f"encode {spec.name} {scheme.name} as {', '.join([*encodings.values(), *floats.values()]) or 'float32'}",
+        {"scheme": asdict(scheme), "encodings": encodings, **floats},
         {"capture": capture, "quantise": quantise},
         front.local,
     )
-    lower = _lower(front, target, name, {"spec": shapes, "encodings": encodings}, simplify, quantise)
+    lower = _lower(front, target, name, {"spec": shapes, "encodings": encodings, **floats}, simplify, quantise)
     parts = {"encode": encode, "lower": lower, "cases": cases}
     reference = _reference(front, scheme, shapes, simplify, cases)
     nearest = _nearest(front, scheme, shapes, simplify, cases) if not device_only else {}
@@ -204,6 +237,20 @@ def _of_kernels(target: TargetSpec, kind: Kind) -> str:
         return ""
     wanted = (kernel.encoding for kernel in target.kernels.values())
     return next((encoding for encoding in wanted if encoding in ENCODINGS[kind]), "")
+
+
+def floats_of(target: TargetSpec) -> dict[str, str]:
+    """Return how float weights of linears are stored, where that is not as they are; raise UsageError if unknown.
+
+    What is split over chips is cut out of whole weights.
+    """
+    told = target.encoding.get(tiles.KIND, "")
+    if told not in ("", tiles.ENCODING):
+        raise UsageError(
+            f"unknown encoding `{told}` of float weights", where=f"targets/{target.name}.toml [encoding] {tiles.KIND}",
+            hint=f"`{tiles.ENCODING}`, or nothing for weights as they are",
+        )
+    return {"floats": told} if told and target.code().shards == 1 else {}
 
 
 def _reference(

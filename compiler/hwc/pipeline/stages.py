@@ -20,13 +20,14 @@ from hwc.errors import InternalError, UsageError
 from hwc.formats import Format
 from hwc.job import Job
 from hwc.lower import iree, lower, placing, vendor
-from hwc.measure import check, language, layers, noise, profile, score
+from hwc.measure import check, language, layers, noise, profile, score, tune
 from hwc.pipeline.step import Stage
 from hwc.program import Device, Program, Slice, device_from, functions_from
 from hwc.quantise import codes, encode, quantise, sensitivity
 from hwc.quantise.graph import apply, onnx_tensors
 from hwc.quantise.scheme import Scheme, from_params
 from hwc.quantise.weights import Weights
+from hwc.runtime.contest import Turns
 from hwc.spec.model import Bucket, ModelSpec, bucket_id
 from hwc.spec.target import Lowering
 
@@ -201,7 +202,15 @@ def _noise(job: Job) -> None:
 
 
 def _encode(job: Job) -> None:
-    encode.encode(_scheme(job), job.params["encodings"], job.inputs["capture"], job.inputs["quantise"], job.out)
+    encode.encode(
+        _scheme(job), job.params["encodings"], job.inputs["capture"], job.inputs["quantise"], job.out,
+        tiles=_in_tiles(job),
+    )
+
+
+def _in_tiles(job: Job) -> bool:
+    """Tell whether float weights of linears lie in tiles."""
+    return bool(job.params.get("floats"))
 
 
 def _lower(job: Job) -> None:
@@ -218,6 +227,7 @@ def _lower(job: Job) -> None:
         placing=placing.from_params(job.params["placing"]) if "placing" in job.params else None,
         chip=job.params.get("chip"),
         left_out=job.params.get("kernels_left_out", ""),
+        tiles=_in_tiles(job),
     )
 
 
@@ -288,7 +298,7 @@ def _layers(job: Job) -> None:
     graph = layers.lower_exposed(
         spec, Lowering.model_validate(job.params["lowering"]), job.params["encodings"], bucket=bucket,
         graphs=job.inputs["simplify"], quantised=job.inputs["quantise"], limits=limits, out=job.out,
-        door=_door(job, whole=False),
+        door=_door(job, whole=False), tiles=_in_tiles(job),
     )
     texts = layers.cases(ids, bucket, spec.generation.context_tokens)
     exposed = program(job.inputs["encode"], job.out, _device(job))
@@ -311,6 +321,18 @@ def _profile(job: Job) -> None:
     )
 
 
+def _tune(job: Job) -> None:
+    names = job.params["candidates"]
+    tune.measure(
+        {name: program(job.inputs[f"encode {name}"], job.inputs[f"lower {name}"], _device(job)) for name in names},
+        Turns(**job.params["method"]),
+        cases=job.inputs["cases"],
+        context_tokens=job.params.get("context_tokens"),
+        kept=job.work,
+        out=job.out,
+    )
+
+
 CAPTURE = Stage(
     name="capture", version=6, tools=("torch", "transformers", "optimum-onnx", "onnx"), function=_capture
 )
@@ -328,6 +350,8 @@ ENCODE = Stage(name="encode", version=4, tools=("iree-base-runtime", "onnx"), fu
 LOWER = Stage(name="lower", version=4, tools=("iree-base-compiler", "onnx"), function=_lower)
 CHECK = Stage(name="check", version=4, tools=("iree-base-runtime",), function=_check)
 PROFILE = Stage(name="profile", version=6, tools=("iree-base-runtime",), function=_profile, volatile=True)
+TUNE = Stage(name="tune", version=1, tools=("iree-base-runtime",), function=_tune, volatile=True)
+"""Planned only under ``--tune``: times of one variant's code, made in several ways."""
 LAYERS = Stage(
     name="layers", version=1, tools=("iree-base-compiler", "iree-base-runtime", "onnxruntime"), function=_layers
 )
@@ -336,7 +360,7 @@ LAYERS = Stage(
 STAGES = {
     stage.name: stage
     for stage in (
-        CAPTURE, SIMPLIFY, CASES, CALIBRATION, SENSITIVITY, QUANTISE, REFERENCE, NOISE, ENCODE, LOWER, CHECK, PROFILE,
-        LAYERS,
+        CAPTURE, SIMPLIFY, CASES, CALIBRATION, SENSITIVITY, QUANTISE, REFERENCE, NOISE, ENCODE, LOWER, CHECK, TUNE,
+        PROFILE, LAYERS,
     )
 }

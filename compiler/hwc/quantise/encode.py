@@ -18,6 +18,7 @@ from hwc.quantise.graph import apply
 from hwc.quantise.linears import SHARED, Linear
 from hwc.quantise.quantise import METHOD, read_layers, read_overrides, read_rows
 from hwc.quantise.scheme import Scheme
+from hwc.quantise.tiles import SUFFIX, tiled, to_tiles
 from hwc.quantise.weights import Weights
 
 if TYPE_CHECKING:
@@ -30,8 +31,10 @@ ARCHIVES = (FLOAT_ARCHIVE, EMBEDDING_ARCHIVE, LINEAR_ARCHIVE)
 GRAPH = "graph.onnx"
 
 
-def encode(scheme: Scheme, encodings: Mapping[Kind, str], captured: Path, quantised: Path, out: Path) -> None:
-    """Write the archives, ``graph.onnx`` and ``audit.json``.
+def encode(
+    scheme: Scheme, encodings: Mapping[Kind, str], captured: Path, quantised: Path, out: Path, *, tiles: bool = False
+) -> None:
+    """Write the archives, ``graph.onnx`` and ``audit.json``; with ``tiles``, float weights of linears lie in tiles.
 
     ``linears.irpa`` holds every weight of a linear in the scheme's form, and the biases that changed with it;
     ``embeddings.irpa``, where the model has any, its tables and head; ``float.irpa`` everything else, with those
@@ -45,10 +48,11 @@ def encode(scheme: Scheme, encodings: Mapping[Kind, str], captured: Path, quanti
         for role, archive in (("linear", LINEAR_ARCHIVE), ("embedding", EMBEDDING_ARCHIVE))
     }
     apart = {row.weight for held in own.values() for row in held}
+    in_tiles = tiled(rows) if tiles else frozenset()
     write_archive({name: _plain(weights[name]) for name in weights if name not in apart}, out / FLOAT_ARCHIVE)
     coded = canonical.load(quantised / "codes.safetensors")
     for archive, held in own.items():
-        entries = {row.weight: _plain(weights[row.weight]) for row in held if row.format is None}
+        entries = dict(_float(row.weight, weights[row.weight], in_tiles) for row in held if row.format is None)
         if archive == LINEAR_ARCHIVE:
             entries |= {name: _plain(value) for name, value in read_overrides(quantised).items()}
         for row in held:
@@ -79,6 +83,13 @@ def method_of(quantised: Path) -> dict[str, Any]:
 
 def _plain(value: np.ndarray) -> Packed:
     return Packed(payload=value, dtype=str(value.dtype), shape=tuple(value.shape))
+
+
+def _float(key: str, value: np.ndarray, in_tiles: frozenset[str]) -> tuple[str, Packed]:
+    """Return the entry of a float weight: in tiles, under another key, if it is one of those and of float32."""
+    if key in in_tiles and value.dtype == "float32":
+        return f"{key}{SUFFIX}", _plain(to_tiles(value))
+    return key, _plain(value)
 
 
 def write_archive(entries: Mapping[str, Packed], path: Path) -> None:

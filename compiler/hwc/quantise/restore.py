@@ -12,6 +12,7 @@ from hwc.quantise.codes import Codes
 from hwc.quantise.encodings import Geometry, unpack
 from hwc.quantise.graph import onnx_tensors
 from hwc.quantise.linears import FLOAT, Linear, attribute
+from hwc.quantise.tiles import SUFFIX, from_tiles
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,15 +81,17 @@ def layers(model: onnx.ModelProto) -> Iterator[Linear]:
 
 
 def plain(model: onnx.ModelProto, name: str, stored: Mapping[str, bytes]) -> np.ndarray:
-    """Return one weight that is stored as it is; raise IntegrityError if its length is not the one that is declared."""
+    """Return one weight that is stored in float; raise IntegrityError if its length is not the one that is declared."""
     import numpy as np
     from onnx import helper
 
     kind = next(value.type.tensor_type for value in model.graph.input if value.name == name)
     shape = [dim.dim_value for dim in kind.shape.dim]
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
-    payload = stored.get(name, b"")
+    in_tiles = f"{name}{SUFFIX}" in stored
+    payload = stored[f"{name}{SUFFIX}"] if in_tiles else stored.get(name, b"")
     expected_bytes = int(np.prod(shape)) * dtype.itemsize
     if len(payload) != expected_bytes:
         raise IntegrityError(f"weight {name!r} has {len(payload)} bytes, not {expected_bytes}", where=name)
-    return np.frombuffer(payload, dtype).reshape(shape)
+    read = np.frombuffer(payload, dtype)
+    return from_tiles(read, *shape) if in_tiles else read.reshape(shape)

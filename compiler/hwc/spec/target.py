@@ -13,6 +13,7 @@ from hwc.spec.hardware import Hardware
 from hwc.spec.legality import Emulator, FormatRule, LegalityRule, Placement, Vendor, VendorKernel
 from hwc.spec.model import Name
 from hwc.spec.strict import Record
+from hwc.spec.tuning import Candidates
 
 
 def _compiled(text: str) -> str:
@@ -132,6 +133,8 @@ class TargetSpec(Record):
     placement: Placement = Placement()
     kernels: dict[Name, VendorKernel] = Field(default_factory=dict)
     vendor: Vendor = Vendor()
+    tune: Candidates = ()
+    """Other ways to make code, which ``hwc build --tune`` measures beside [lowering]; of equals the first is taken."""
     calibration: str = ""
     """JSON file of efficiencies fitted on real hardware, beside the descriptor; ``hwc targets calibrate`` writes it."""
     price: str = ""

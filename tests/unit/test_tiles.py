@@ -1,0 +1,128 @@
+"""Float weights in tiles: what lies where, and that products and everything else read the same numbers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwc.errors import IntegrityError
+from hwc.formats import Format
+from hwc.lower import iree
+from hwc.lower.flags import HOST_FLAGS
+from hwc.lower.passes.tiled_floats import rewrite_tiled
+from hwc.quantise.encode import write_archive
+from hwc.quantise.encodings import Packed
+from hwc.quantise.linears import SHARED, Linear
+from hwc.quantise.tiles import SUFFIX, from_tiles, tiled, to_tiles
+
+K, N = 24, 32
+WEIGHT = np.random.default_rng(3).standard_normal((K, N), np.float32)
+
+
+def _linear(name: str, **changed: object) -> Linear:
+    told = {"layer": name, "weight": f"{name}.weight", "k": K, "n": N, "transposed": False, **changed}
+    return Linear(**told)  # type: ignore[arg-type]
+
+
+def test_only_whole_untransposed_float_linears_lie_in_tiles() -> None:
+    """Tables, shared and transposed weights, and what is quantised stay as they are."""
+    rows = [
+        _linear("a"), _linear("shared", skip=SHARED), _linear("odd", n=24), _linear("turned", transposed=True),
+        _linear("table", role="embedding"), _linear("coded", format=Format(kind="fp8")),
+    ]
+
+    assert tiled(rows) == {"a.weight"}
+
+
+def test_sixteen_columns_lie_beside_each_other_and_come_back() -> None:
+    """The first 16 floats are the first row of the first 16 columns, the next 16 its second row."""
+    tiles = to_tiles(WEIGHT)
+
+    assert tiles.shape == (N // 16, K, 16, 1)
+    assert np.array_equal(tiles.reshape(-1)[:32], np.concatenate([WEIGHT[0, :16], WEIGHT[1, :16]]))
+    assert np.array_equal(from_tiles(tiles, K, N), WEIGHT)
+
+
+def _module(rows: int, *, other_use: bool) -> str:
+    """Return what the importer writes for x · W, and for W + x · W where something else reads W as well."""
+    x, w, y = (f"!torch.vtensor<[{shape}],f32>" for shape in (f"1,{rows},{K}", f"{K},{N}", f"1,{rows},{N}"))
+    second = f'    %3 = torch.operator "onnx.Neg"(%1) : ({w}) -> {w} '
+    results, types = ("%2, %3", f"{y}, {w}") if other_use else ("%2", y)
+    lines = [
+        "module {",
+        f'  util.global private @"a.weight" = #stream.parameter.named<"model"::"a.weight"> : tensor<{K}x{N}xf32>',
+        f"  func.func @main_graph(%arg0: {x}) -> ({types}) attributes {{torch.onnx_meta.ir_version = 10 : si64, "
+        'torch.onnx_meta.opset_version = 21 : si64, torch.onnx_meta.producer_name = "", '
+        'torch.onnx_meta.producer_version = ""} {',
+        f'    %_a.weight = util.global.load @"a.weight" : tensor<{K}x{N}xf32>',
+        f"    %1 = torch_c.from_builtin_tensor %_a.weight : tensor<{K}x{N}xf32> -> {w}",
+        f'    %2 = torch.operator "onnx.MatMul"(%arg0, %1) : ({x}, {w}) -> {y} ',
+        *([second] if other_use else []),
+        f"    return {results} : {types}",
+        "  }",
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(("rows", "most"), [(1, 16), (5, 4), (16, 16), (19, 16)])
+def test_products_of_tiles_are_those_of_the_weight(tmp_path: Path, rows: int, most: int) -> None:
+    """Rows that fill no block are padded and left out again; nothing but the product reads the weight."""
+    text = rewrite_tiled(_module(rows, other_use=False), {"a.weight"}, most)
+    x = np.random.default_rng(rows).standard_normal((1, rows, K), np.float32)
+
+    (found,) = _run(text, tmp_path, x)
+
+    assert "linalg.unpack %_a" not in text
+    assert np.allclose(found, x @ WEIGHT, rtol=1e-5, atol=1e-5)
+
+
+def test_what_else_reads_a_weight_gets_it_whole(tmp_path: Path) -> None:
+    """No module declares the plain key, whatever is done with the weight beside multiplying by it."""
+    text = rewrite_tiled(_module(3, other_use=True), {"a.weight"}, 16)
+    x = np.ones((1, 3, K), np.float32)
+
+    product, negative = _run(text, tmp_path, x)
+
+    assert re.findall(r'named<"model"::"([^"]+)">', text) == ["a.weight" + SUFFIX]
+    assert np.allclose(product, x @ WEIGHT, rtol=1e-5, atol=1e-5)
+    assert np.array_equal(negative, -WEIGHT)
+
+
+def _run(text: str, work: Path, x: np.ndarray) -> list[np.ndarray]:
+    import iree.runtime as rt
+
+    path, _ = iree.compile_module(
+        text, (*HOST_FLAGS, "--iree-opt-level=O1"), work=work, limits=iree.Limits(timeout_s=120, memory_bytes=4 << 30)
+    )
+    tiles = to_tiles(WEIGHT)
+    write_archive({"a.weight" + SUFFIX: Packed(payload=tiles, dtype="float32", shape=tiles.shape)}, work / "w.irpa")
+    config, index = rt.Config("local-sync"), rt.ParameterIndex()
+    index.load(str(work / "w.irpa"))
+    instance = config.vm_instance
+    modules = [
+        rt.create_hal_module(instance, config.device),
+        rt.create_io_parameters_module(instance, index.create_provider(scope="model")),
+        rt.VmModule.copy_buffer(instance, path.read_bytes()),
+    ]
+    results = rt.SystemContext(vm_modules=modules, config=config).modules.module.main_graph(x)
+    found = list(results) if isinstance(results, (tuple, list)) else [results]
+    return [np.array(value.to_host()) for value in found]
+
+
+def test_a_weight_in_tiles_is_restored_to_the_bit_and_a_short_one_refused() -> None:
+    """A bundle's graph gets its weights back from what a target's code reads."""
+    from onnx import TensorProto, helper
+
+    from hwc.quantise.restore import plain
+
+    weight = helper.make_tensor_value_info("a.weight", TensorProto.FLOAT, [K, N])
+    model = helper.make_model(helper.make_graph([], "g", [weight], []))
+    stored = to_tiles(WEIGHT).tobytes()
+
+    assert np.array_equal(plain(model, "a.weight", {"a.weight" + SUFFIX: stored}), WEIGHT)
+    with pytest.raises(IntegrityError, match="bytes"):
+        plain(model, "a.weight", {"a.weight" + SUFFIX: stored[:-4]})

@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help setup system vulkan build build-all test test-all lint golden bench bench-tool bench-language bench-gemm gemma docs clean
+.PHONY: help setup system vulkan build build-all test test-all lint golden bench bench-build bench-tool bench-language bench-gemm gemma docs clean
 
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
@@ -38,6 +38,9 @@ bench: setup gemma  ## measure speed against ONNX Runtime and llama.cpp, on a qu
 
 bench-tool: setup  ## measure the command line, cold builds, routing and the registry; writes docs/reference/bench-tool.md
 	$(BIN)/python tests/bench/tool.py
+
+bench-build: setup  ## measure a cold build step by step and rebuilds, on a quiet machine; writes docs/reference/bench-build.md
+	$(BIN)/python tests/bench/rebuild.py
 
 bench-language: setup gemma  ## measure language models' quality against their peers'; writes docs/reference/bench-language.md
 	$(BIN)/python tests/bench/language.py

@@ -42,6 +42,7 @@ class BuildOptions:
     baseline: str | None
     junit: Path | None
     summary: Path | None
+    timings: bool
     format: str
 
 
@@ -82,6 +83,8 @@ def _build_one(project: Project, model: str, options: BuildOptions) -> Built:
         tuned.write(options.tuned, request.found.spec.name, built.chosen)
     if options.format == "table":
         show(built)
+        if options.timings and built.spent:
+            _show_spent(built)
     return built
 
 
@@ -131,12 +134,30 @@ def show(built: Built) -> None:
     render.note(f"{'built' if built.changed else 'nothing to do: up to date'} ({done})")
 
 
+SPENT_COLUMNS = ("step", "wall s", "CPU s", "compiler s", "peak MiB")
+
+
+def _show_spent(built: Built) -> None:
+    """Draw where the time of a build went, and how much of it ran at once."""
+    rows = [
+        [
+            one.step, f"{one.wall_s:.1f}", f"{one.cpu_s:.1f}",
+            "–" if one.compiler_s is None else f"{one.compiler_s:.1f}", f"{one.peak_rss_bytes / 2**20:.0f}",
+        ]
+        for one in built.spent
+    ]
+    wall_s, cpu_s = sum(one.wall_s for one in built.spent), sum(one.cpu_s for one in built.spent)
+    render.table("where the time went", SPENT_COLUMNS, rows)
+    render.note(f"steps: {wall_s:.1f} s one after another, {cpu_s:.1f} s of CPU; the build: {built.wall_s:.1f} s")
+
+
 def _as_json(built: Built) -> dict[str, Any]:
     return {
         "tag": built.tag, "digest": built.digest, "changed": built.changed, "variants": list(built.serving),
         "bits_per_parameter": list(built.bits_per_parameter), "unverified_reasons": list(built.reasons),
         "gates": [asdict(verdict) for verdict in built.verdicts], "steps_run": built.steps_made,
         "steps_reused": built.steps_reused, "wall_s": built.wall_s,
+        "spent": [asdict(one) for one in built.spent],
     }
 
 

@@ -44,6 +44,7 @@ def build(
     baseline: Annotated[str | None, typer.Option(metavar="BUNDLE", help="Bundle to hold regressions against.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write the gates' verdicts as JUnit XML.")] = None,
     summary: Annotated[Path | None, typer.Option(help="Append the verdicts as Markdown.")] = None,
+    timings: Annotated[bool, typer.Option("--timings", help="Show what each step that ran took.")] = False,
     format: Format = "table",
 ) -> None:
     """Export, quantise, lower, check, profile and pack models into verified bundles."""
@@ -54,7 +55,7 @@ def build(
         action.BuildOptions(
             targets=target, schemes=quantise, everything=everything, jobs=jobs, smoke=smoke, refresh=refresh or [],
             tune_budget_s=tune_budget_s if tune else None, tuned=tuned, tag=tag, baseline=baseline, junit=junit,
-            summary=summary, format=format,
+            summary=summary, timings=timings, format=format,
         ),
     )
 

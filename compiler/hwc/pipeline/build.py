@@ -27,6 +27,7 @@ from hwc.pipeline.front import Setting
 from hwc.pipeline.outcome import Outcome, created_utc
 from hwc.pipeline.plan import Plan, ResolvedTarget, VariantPlan, make_plan, walk
 from hwc.pipeline.run import run_steps
+from hwc.pipeline.spent import Spent, spent
 from hwc.pipeline.store import Store
 from hwc.quantise import scheme as schemes
 from hwc.spec.model import ModelSpec
@@ -72,6 +73,8 @@ class Built:
     wall_s: float
     verdicts: tuple[Verdict, ...]
     store: str
+    spent: tuple[Spent, ...]
+    """What the steps took that were run for the artefacts, not for tuning alone."""
     chosen: Mapping[str, str]
     """What tuning chose, a candidate by variant; empty where nothing was tuned."""
 
@@ -175,21 +178,24 @@ def build(project: Project, request: Request, listen: Listener) -> Built:
         bits_per_parameter=tuple(outcome.audit["bits_per_parameter"] for outcome in outcomes),
         reasons=tuple(variant.target.absent_reason for variant in plan.variants),
         modelled={variant.target.spec.name: tuple(variant.target.spec.modelled) for variant in plan.variants},
-        steps_made=counted.made,
+        steps_made=len(counted.labels),
         steps_reused=counted.reused,
         wall_s=time.monotonic() - started,
         verdicts=tuple(verdicts),
         store=str(project.store),
+        spent=spent(plan.steps(), done, counted.labels),
         chosen={name: record["chosen"] for name, record in tuned.items()},
     )
 
 
 class _Counter:
     def __init__(self, listen: Listener) -> None:
-        self.listen, self.made, self.reused = listen, 0, 0
+        self.listen, self.reused = listen, 0
+        self.labels: list[str] = []
 
     def __call__(self, event: Event, /) -> None:
-        self.made += event.kind == "done"
+        if event.kind == "done":
+            self.labels.append(event.step)
         self.reused += event.kind == "hit"
         self.listen(event)
 

@@ -1,4 +1,4 @@
-"""Kernels of CPU targets use what their artefact asks for and no more; without a compiler they are left out, and told."""
+"""Kernels of CPU targets use what their artefact asks for and no more; without a compiler they are left out."""
 
 from __future__ import annotations
 

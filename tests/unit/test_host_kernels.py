@@ -25,7 +25,8 @@ def test_kernels_compute_exact_sums_over_shapes_groups_and_zeros(march: str, tmp
     if needs not in flags:
         pytest.skip(f"this CPU has no {needs}")
     program = tmp_path / "check"
-    sources = [ROOT / "tests" / "kernels" / "check_kernels.c", *(ROOT / "targets" / "kernels" / name for name in KERNELS)]
+    folder = ROOT / "targets" / "kernels"
+    sources = [ROOT / "tests" / "kernels" / "check_kernels.c", *(folder / name for name in KERNELS)]
     headers = f"-I{ROOT / 'compiler' / 'hwc' / 'lower' / 'kernels'}"
     argv = ["cc", "-std=c11", "-O1", "-g", f"-march={march}", *SANITIZERS, headers, *map(str, sources), "-lm"]
     subprocess.run([*argv, "-o", str(program)], check=True, timeout=120)

@@ -1,4 +1,4 @@
-"""The CPU's int4 kernel on weights in tiles, linked into an artefact, beside generated code that reads the same bytes."""
+"""The CPU's int4 kernel on weights in tiles, linked into an artefact, computes what ONNX Runtime computes."""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ def infer(
         {
             "name": name, "title": title, "licence": licence, "task": "text-generation", "source": dict(source),
             "parity_max_abs": 1e-3,
+            "parity_rounded_max_abs": 2e-2,
             "quantise": {"exclude": [ROUTERS], "embeddings": "int8"},
             "generation": {
                 "context_tokens": context,

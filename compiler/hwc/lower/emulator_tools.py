@@ -21,6 +21,11 @@ C_FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-I", str(SOURCES
 AGENT = ("agent.c", "elf_load.c", "core_probe.c")
 DRIVER = ("driver.c", "mirror.c", "child.c", "confine.c")
 COUNTER = "count.c"
+FAULTS = {
+    "decode_save_opc: Assertion": "it is a fault of QEMU before 8.1, none of the code: install a newer qemu-user; on "
+    "Debian 12: apt-get install -t bookworm-backports qemu-user",
+}
+"""What an emulator says as it ends by a fault of its own, and what helps."""
 _CPU = re.compile(r"[A-Za-z0-9_.,=+-]{1,256}")
 _TIMEOUT_S, _MEMORY_BYTES = 120.0, 4 << 30
 
@@ -101,6 +106,11 @@ def how_to_get(cross_compiler: str) -> str:
     """Tell how a cross compiler is installed; empty for one that is not known here."""
     known = {one.cross_compiler: one.cross_packages for one in ARCHITECTURES.values()}
     return f"Debian: apt-get install {known[cross_compiler]}" if cross_compiler in known else ""
+
+
+def known_fault(said: str) -> str:
+    """Return what helps against a fault of the emulator that its last words tell; empty for any other words."""
+    return next((helps for words, helps in FAULTS.items() if words in said), "")
 
 
 def ready(chip: EmulatedChip, home: Path) -> Tools:

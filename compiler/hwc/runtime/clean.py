@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hwc import child, told
-from hwc.errors import StepError
+from hwc.errors import MachineError, StepError
+from hwc.lower import emulator_tools
 from hwc.program import Program, to_json
 
 
@@ -17,7 +18,8 @@ def serve(
 ) -> dict[str, Any]:
     """Run one verb of the worker in ``folder``; return its report.
 
-    Raises the error the worker reports, or StepError if the process crashes or meets a limit.
+    Raises the error the worker reports, StepError if the process crashes or meets a limit, or MachineError for a fault
+    that the emulator is known for.
     """
     folder.mkdir(parents=True, exist_ok=True)
     payload = {"verb": verb, "program": json.loads(to_json(program)), **request}
@@ -34,8 +36,11 @@ def serve(
     report = folder / "report.json"
     if outcome.returncode != 0 or not report.is_file():
         last = _reason(outcome.stderr)
+        what = f"the artefact's process {outcome.describe()}: {last}"
+        if helps := emulator_tools.known_fault(last):
+            raise MachineError(what, where=str(program.code.path), hint=helps)
         raise StepError(
-            f"the artefact's process {outcome.describe()}: {last}",
+            what,
             where=str(program.code.path),
             hint="the device's driver or the generated code failed; try another optimisation level or target",
         )

@@ -66,21 +66,21 @@ class Session:
         devices = [self._device, *map(open_device, program.beside)]
         self._chip = _emulated(program)
         code = _view(program.code) if self._chip is None else self._chip.code
-        self._config = rt.Config(device=self._device)
         index = rt.ParameterIndex()
         for archive in program.parameters:
             load_index(archive.path, archive.offset, archive.length, into=index)
-        instance = self._config.vm_instance
+        instance = rt.VmInstance()
         try:
             provider = index.create_provider(scope="model")
-            modules = [
-                rt.create_hal_module(instance, devices=devices),
-                rt.create_io_parameters_module(instance, provider),
-                rt.VmModule.wrap_buffer(instance, code),
-            ]
-            self._context = rt.SystemContext(vm_modules=modules, config=self._config)
+            hal = rt.create_hal_module(instance, devices=devices)
+            stored = rt.create_io_parameters_module(instance, provider)
+            self._module = rt.VmModule.wrap_buffer(instance, code)
+            # Not a SystemContext: that one and its modules hold each other, and the garbage collector takes such a
+            # ring apart in an order that the runtime does not survive.
+            self._context = rt.VmContext(instance=instance, modules=[hal, stored, self._module])
         except (RuntimeError, ValueError) as error:
             raise _load_failure(error) from error
+        self._invokers: dict[str, Any] = {}
         self._functions = {function.name: function for function in program.functions}
 
     def call(self, function: str, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -108,8 +108,18 @@ class Session:
 
     def invoke(self, function: str, staged: list[Any]) -> list[Any]:
         """Call a function with inputs that lie on the device; return outputs that lie there."""
-        results = getattr(self._context.modules.module, function)(*staged)
+        results = self._invoker(function)(*staged)
         return list(results) if isinstance(results, (tuple, list)) else [results]
+
+    def _invoker(self, function: str) -> Any:
+        import iree.runtime as rt
+
+        if function not in self._invokers:
+            found = self._module.lookup_function(function)
+            if found is None:
+                raise IntegrityError(f"the artefact's code has no function `{function}`")
+            self._invokers[function] = rt.FunctionInvoker(self._context, self._device, found)
+        return self._invokers[function]
 
     def executed(self) -> dict[str, Any] | None:
         """Return what an emulated chip's control core executed so far; None for any other device."""

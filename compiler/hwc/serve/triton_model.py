@@ -121,17 +121,22 @@ class Artefact:
         self.functions = {function["name"]: function for function in program["functions"]}
         self.local = program["device"]["driver"].startswith("local")
         self.device = open_device(rt, program["device"])
-        config = rt.Config(device=self.device)
         index = rt.ParameterIndex()
         for name in program["files"]:
             if name.endswith(".irpa"):
                 index.load(str(folder / name))
+        instance = rt.VmInstance()
+        module = rt.VmModule.mmap(instance, str(folder / "module.vmfb"))
         modules = [
-            rt.create_hal_module(config.vm_instance, self.device),
-            rt.create_io_parameters_module(config.vm_instance, index.create_provider(scope="model")),
-            rt.VmModule.mmap(config.vm_instance, str(folder / "module.vmfb")),
+            rt.create_hal_module(instance, self.device),
+            rt.create_io_parameters_module(instance, index.create_provider(scope="model")),
+            module,
         ]
-        self.context = rt.SystemContext(vm_modules=modules, config=config)
+        # Not a SystemContext: the garbage collector takes its ring apart in an order the runtime does not survive.
+        self.context = rt.VmContext(instance=instance, modules=modules)
+        self.invokers = {
+            name: rt.FunctionInvoker(self.context, self.device, module.lookup_function(name)) for name in self.functions
+        }
 
     def call(self, name: str, feeds: Arrays) -> Arrays:
         """Call a function at its exact shape."""
@@ -140,7 +145,7 @@ class Artefact:
         function = self.functions[name]
         arrays = [np.ascontiguousarray(feeds[port["name"]], dtype=port["dtype"]) for port in function["inputs"]]
         staged = [rt.asdevicearray(self.device, array) for array in arrays]
-        results = getattr(self.context.modules.module, name)(*staged)
+        results = self.invokers[name](*staged)
         found = list(results) if isinstance(results, (tuple, list)) else [results]
         hosted = [np.array(value.to_host()) if self.local else staged_copy(self.device, value) for value in found]
         named = zip(function["outputs"], hosted, strict=True)

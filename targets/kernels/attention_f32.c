@@ -1,4 +1,4 @@
-/* Attention in float32 for any CPU, in vectors of 16 that compilers cut to what the CPU has.
+/* Attention in float32 for any CPU, in vectors as long as the CPU's registers.
  *
  * One pass over the keys that a row may see (Milakov and Gimelshein, arXiv:1805.02867): scores of a block of keys, their
  * exponentials against the largest so far, their product with the values added to the result. Scores are never stored
@@ -7,7 +7,13 @@
  */
 #include "hwc_kernels.h"
 
+#if defined(__AVX512F__)
 #define LANES 16
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
 #define KEYS 64          /* a block: with 64 floats a key, its keys and values fit a first-level cache of 32 KiB */
 #define ROWS_AT_ONCE 4   /* what one key, once loaded, is multiplied by */
 #define NEVER -1e30f     /* a mask's value for a key that does not count: -inf, or near the least float */
@@ -24,11 +30,14 @@ static inline vector chosen(integers which, vector yes, vector no) {
 }
 
 static inline float sum_of(vector v) {
-    typedef float half __attribute__((vector_size(32)));
     typedef float quarter __attribute__((vector_size(16)));
-    union { vector whole; half halves[2]; } a = {v};
-    union { half whole; quarter halves[2]; } b = {a.halves[0] + a.halves[1]};
-    const quarter c = b.halves[0] + b.halves[1];
+    union { vector whole; quarter parts[LANES / 4]; } in = {v};
+    quarter c = in.parts[0];
+#if LANES == 16
+    c = (c + in.parts[2]) + (in.parts[1] + in.parts[3]);
+#elif LANES == 8
+    c += in.parts[1];
+#endif
     return (c[0] + c[2]) + (c[1] + c[3]);
 }
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from compiled_parts import FLAGS, LIMITS
 from onnx import TensorProto, helper
 from shard_parts import answer, compiled, loaded, module, plain
 
 from hwc import onnx_io
 from hwc.capture import state
-from hwc.lower import links
+from hwc.lower import iree, links
 from hwc.lower.passes.devices import MOVE
 from hwc.lower.passes.kept_state import KeptTensor
 from hwc.lower.shard_rules import RULES, Follow, Seen
@@ -159,6 +162,31 @@ def test_attention_by_heads_answers_as_the_whole_one_and_passes_its_input_and_it
     assert links.count(text.splitlines()) == {"transfers": 3, "bytes": 2 * ROWS * WIDTH * 4 + ROWS * 8}
     found = loaded(compiled(text, tmp_path), plain(weights), feeds, expected.shape, 2).call("main", feeds)["y"]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def dispatches(stream: str) -> dict[str, Counter[str]]:
+    """Return what each device of a module in stream IR dispatches, in work a call asks for."""
+    found: dict[str, Counter[str]] = {}
+    device = ""
+    for line in stream[stream.index("util.func public") :].splitlines():
+        if on := re.search(r"stream\.cmd\.execute .*?on\(#hal\.device\.affinity<@(\w+)>\)", line):
+            device = on[1]
+        if work := re.search(r"stream\.cmd\.dispatch @\S*dispatch_\d+_(\w+)", line):
+            found.setdefault(device, Counter())[work[1]] += 1
+    return found
+
+
+def test_each_device_runs_its_own_half_in_the_artefact_too(tmp_path: Path) -> None:
+    """What names no device, such as a norm of the input, once drew the first device's share to the second."""
+    model, _ = attention(kv_heads=2, cached=False)
+    shard(model, 2)
+    path, _ = iree.compile_module(
+        module(model, tmp_path, 2, {}), (*FLAGS, "--compile-to=stream"), work=tmp_path, limits=LIMITS
+    )
+    found = dispatches(path.read_text())
+    first, second = ({name: n for name, n in found[f"device_{at}"].items() if "matmul" in name} for at in (0, 1))
+    assert first == second
+    assert sum(first.values()) >= 5
 
 
 def test_each_device_keeps_the_state_of_its_heads_from_call_to_call(tmp_path: Path) -> None:

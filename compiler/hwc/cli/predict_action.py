@@ -72,7 +72,7 @@ def remarks(told: Told) -> list[str]:
     if found.missing:
         lines.append(f"not disclosed, and left out: {', '.join(found.missing)}")
     lines += [
-        f"`{one.action}`, priced here as the chip's own: {one.op} of {one.types}, {one.shares.flops:.1%} of the arithmetic "
+        f"`{one.action}`, priced here as the chip's own: {one.op} of {one.types}, {one.shares.flops:.1%} of arithmetic "
         f"and {one.shares.traffic_bytes:.1%} of the traffic: {one.reason}"
         for one in _off_chip(told)
     ]

@@ -81,7 +81,7 @@ def lower(
     for name, model in models.items():
         texts[name], matched[name] = static_text(
             model, lowering, encodings, name=name, quantised=quantised, work=work, limits=limits, opened=opened,
-            states=split[name].states if split else {}, tiled=in_tiles,
+            states=split[name].states if split else None, tiled=in_tiles,
         )
     flags = compiler_flags(lowering, quantised=bool(read_layers(quantised)))
     module = _for_chip(merge_buckets(texts), lowering, flags, work)
@@ -180,7 +180,7 @@ def static_text(
     first_weight = len(model.graph.input) - weights if weights else None
     text = iree.import_graph(work / f"{name}.onnx", inputs=first_weight, work=work, limits=limits)
     text = write_parts(text, SCOPE) if lowering.shards > 1 else text
-    text, matched = _rewritten(keep_state(text, _kept(model, states or {})), encodings, quantised, name, opened)
+    text, matched = _rewritten(keep_state(text, _kept(model, states)), encodings, quantised, name, opened)
     text = opened.plain(name, text) if opened is not None else text
     text = rewrite_tiled(text, tiled, rows_at_once(lowering)) if tiled else text
     return widen_halves(text) if lowering.widen_halves else text, matched
@@ -235,7 +235,7 @@ def _rewritten(
     return result.mlir, result.matched
 
 
-def _kept(model: onnx.ModelProto, devices: Mapping[str, int]) -> list[KeptTensor]:
+def _kept(model: onnx.ModelProto, devices: Mapping[str, int] | None) -> list[KeptTensor]:
     """Name the state of a static graph by its shape, so that functions of equal batch share it."""
     inputs = [value.name for value in model.graph.input]
     outputs = [value.name for value in model.graph.output]
@@ -243,7 +243,7 @@ def _kept(model: onnx.ModelProto, devices: Mapping[str, int]) -> list[KeptTensor
         KeptTensor(
             symbol=f"state.{'x'.join(map(str, kept.shape))}.{kept.name}",
             argument=inputs.index(kept.name), result=outputs.index(kept.next), start=inputs.index(state.START),
-            device=devices.get(kept.name, 0),
+            device=devices.get(kept.name, 0) if devices is not None else None,
         )
         for kept in state.find(model)
     ]

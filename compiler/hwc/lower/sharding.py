@@ -24,7 +24,7 @@ from hwc.lower.shard_rules import COMBINED, RULES, Follow, Seen
 if TYPE_CHECKING:
     import onnx
 
-SHARDING = 4
+SHARDING = 5
 """Version of what is written here: part of the key of a module that is split, and of no other."""
 
 

@@ -11,6 +11,8 @@ from hwc.lower.passes.prune import prune
 MOVE, PART = "HwcMove", "HwcPart"
 """ONNX operators of a sharded graph (see lower/sharding.py): a value moved to a device; a part of a weight on one."""
 _MODULE = re.compile(r"^module \{", re.MULTILINE)
+_FUNCTION = re.compile(r"^\s*func\.func @[^(]*\([^)]*\)", re.MULTILINE)
+_ARGUMENT = re.compile(r"%[\w.]+: !torch\.vtensor<[^>]*>")
 
 
 def affinity(device: int) -> str:
@@ -84,7 +86,9 @@ def _part(operator: Operator, key: str, scope: str, declared: dict[str, str]) ->
 def declare_devices(mlir: str, target: str, count: int) -> str:
     """Return the module with ``count`` local devices that run code for one ``#hal.executable.target<…>``.
 
-    Raises ValueError if the module names its devices already.
+    Inputs of functions are the first's, told at each: what is computed before anything moves would otherwise go
+    wherever the compiler sees more readers, and with it the first device's share of a layer. Raises ValueError if the
+    module names its devices already.
     """
     result, opened = _MODULE.subn(
         lambda _: f"module attributes {{stream.affinity.default = {affinity(0)}}} {{\n" + "\n".join(
@@ -92,8 +96,12 @@ def declare_devices(mlir: str, target: str, count: int) -> str:
             f"[{target}]> : !hal.device"
             for device in range(count)
         ),
-        mlir, count=1,
+        _FUNCTION.sub(lambda found: _ARGUMENT.sub(_pinned, found[0]), mlir), count=1,
     )
     if opened != 1:
         raise ValueError("the text has no module without attributes")
     return result
+
+
+def _pinned(argument: re.Match[str]) -> str:
+    return f"{argument[0]} {{iree.abi.affinity = {affinity(0)}}}"

@@ -7,16 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compiled_parts import LIMITS, run_on_cpu
 
 from hwc.errors import IntegrityError
 from hwc.formats import Format
 from hwc.lower import iree
-from hwc.lower.flags import HOST_FLAGS
+from hwc.lower.flags import HOST_FLAGS, compiler_flags
 from hwc.lower.passes.tiled_floats import rewrite_tiled
+from hwc.lower.tiles import product_flags, rows_at_once
 from hwc.quantise.encode import write_archive
 from hwc.quantise.encodings import Packed
 from hwc.quantise.linears import SHARED, Linear
 from hwc.quantise.tiles import SUFFIX, from_tiles, tiled, to_tiles
+from hwc.spec.target import Lowering
 
 K, N = 24, 32
 WEIGHT = np.random.default_rng(3).standard_normal((K, N), np.float32)
@@ -93,24 +96,31 @@ def test_what_else_reads_a_weight_gets_it_whole(tmp_path: Path) -> None:
 
 
 def _run(text: str, work: Path, x: np.ndarray) -> list[np.ndarray]:
-    import iree.runtime as rt
-
-    path, _ = iree.compile_module(
-        text, (*HOST_FLAGS, "--iree-opt-level=O1"), work=work, limits=iree.Limits(timeout_s=120, memory_bytes=4 << 30)
-    )
+    here = Lowering(backend="llvm-cpu", cpu="host", cpu_features=iree.probe_cpu(HOST_FLAGS, work).features)
+    flags = (*HOST_FLAGS, "--iree-opt-level=O1", *product_flags(here))
+    path, _ = iree.compile_module(text, flags, work=work, limits=LIMITS)
     tiles = to_tiles(WEIGHT)
     write_archive({"a.weight" + SUFFIX: Packed(payload=tiles, dtype="float32", shape=tiles.shape)}, work / "w.irpa")
-    config, index = rt.Config("local-sync"), rt.ParameterIndex()
-    index.load(str(work / "w.irpa"))
-    instance = config.vm_instance
-    modules = [
-        rt.create_hal_module(instance, config.device),
-        rt.create_io_parameters_module(instance, index.create_provider(scope="model")),
-        rt.VmModule.copy_buffer(instance, path.read_bytes()),
-    ]
-    results = rt.SystemContext(vm_modules=modules, config=config).modules.module.main_graph(x)
-    found = list(results) if isinstance(results, (tuple, list)) else [results]
-    return [np.array(value.to_host()) for value in found]
+    shapes = {"product": (1, x.shape[1], N), **({"negative": (K, N)} if "onnx.Neg" in text else {})}
+    return list(run_on_cpu(path, work / "w.irpa", {"x": x}, shapes).values())
+
+
+@pytest.mark.parametrize(("cpu", "generic"), [("x86-64-v3", True), ("x86-64-v4", False)])
+def test_no_product_of_tiles_falls_to_a_microkernel_that_does_not_know_them(
+    tmp_path: Path, cpu: str, generic: bool
+) -> None:
+    """The compiler's own calls one that does a number at a time, unless it is told not to."""
+    lowering = Lowering(backend="llvm-cpu", cpu=cpu, opt_level="O1")
+    lowering = lowering.model_copy(update={"cpu_features": iree.probe_cpu(compiler_flags(lowering), tmp_path).features})
+    text = rewrite_tiled(_module(16, other_use=False), {"a.weight"}, rows_at_once(lowering))
+    flags = (*compiler_flags(lowering), "--compile-to=executable-targets")
+
+    before, _ = iree.compile_module(text, flags, work=tmp_path, limits=LIMITS)
+    called = "iree_uk_mmt4d" in before.read_text()
+    after, _ = iree.compile_module(text, (*flags, *product_flags(lowering)), work=tmp_path, limits=LIMITS)
+
+    assert called
+    assert ("iree_uk_mmt4d" in after.read_text()) is not generic
 
 
 def test_a_weight_in_tiles_is_restored_to_the_bit_and_a_short_one_refused() -> None:

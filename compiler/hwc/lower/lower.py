@@ -28,7 +28,7 @@ from hwc.lower.passes.widen_halves import widen_halves
 from hwc.lower.placing import Compilation, Placing
 from hwc.lower.placing import placed as place_work
 from hwc.lower.sharding import Sharded, shard
-from hwc.lower.tiles import rows_at_once
+from hwc.lower.tiles import product_flags, rows_at_once
 from hwc.lower.vendor import Door
 from hwc.program import Function, Port
 from hwc.quantise import graph as quantised_graph
@@ -84,6 +84,7 @@ def lower(
             states=split[name].states if split else None, tiled=in_tiles,
         )
     flags = compiler_flags(lowering, quantised=bool(read_layers(quantised)))
+    flags = (*flags, *product_flags(lowering)) if in_tiles else flags
     module = _for_chip(merge_buckets(texts), lowering, flags, work)
     programs: tuple[Path, ...] = ()
     if opened is not None:

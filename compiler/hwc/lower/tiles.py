@@ -38,6 +38,15 @@ def rows_at_once(lowering: Lowering) -> int:
     return MOST_ROWS if WIDE in lowering.cpu_features else FEW_ROWS
 
 
+def product_flags(lowering: Lowering) -> tuple[str, ...]:
+    """Return the flags that products of float tiles need.
+
+    IREE's own microkernels, which its compiler links at some levels, know these tiles with AVX-512 alone. Elsewhere they
+    do a number at a time, at a fortieth of the speed of generated code, and get 16 rows at once wrong.
+    """
+    return () if WIDE in lowering.cpu_features else ("--iree-llvmcpu-enable-ukernels=none",)
+
+
 def _array(hardware: Hardware) -> Unit | None:
     return next((unit for unit in hardware.units.values() if unit.kind == "matrix" and unit.columns), None)
 

@@ -41,8 +41,8 @@ def rows_at_once(lowering: Lowering) -> int:
 def product_flags(lowering: Lowering) -> tuple[str, ...]:
     """Return the flags that products of float tiles need.
 
-    IREE's own microkernels, which its compiler links at some levels, know these tiles with AVX-512 alone. Elsewhere they
-    do a number at a time, at a fortieth of the speed of generated code, and get 16 rows at once wrong.
+    IREE's own microkernels, which its compiler calls at O1, know these tiles with AVX-512 alone. Elsewhere they do one
+    number at a time, at a fortieth of the speed of generated code, and get 16 rows at once wrong.
     """
     return () if WIDE in lowering.cpu_features else ("--iree-llvmcpu-enable-ukernels=none",)
 

@@ -137,6 +137,22 @@ def test_attention_by_the_kernel_computes_what_onnx_runtime_computes(name: str, 
         assert row.read_bytes == 4 * (3 * 8 * 12 * 32 + 2 * 12)
 
 
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler is installed")
+def test_of_kernels_that_may_be_left_out_only_those_that_are_called_are_compiled(tmp_path: Path) -> None:
+    """A kernel takes seconds to compile; a model whose layers have none of its products does not wait for it."""
+    kernel = VendorKernel(pattern="attention_f32", symbol="hwc_attention", source="attention_f32.c")
+    broken = VendorKernel(pattern="matmul_f16", symbol="absent", source="absent.c")
+    own = with_kernels(KERNELS, {"attention": kernel, "broken": broken})
+    door = Opened(replace(own, vendor=own.vendor.model_copy(update={"optional": True})), X86, tmp_path)
+    assert door.objects == {}
+    model = graph(FORMS["encoder"])
+    attention.fuse(model, door.takes)
+    onnx_io.save(model, tmp_path / "model.onnx")
+    text = iree.import_graph(tmp_path / "model.onnx", inputs=None, work=tmp_path, limits=LIMITS)
+    door.declared(door.plain("main_graph", text))
+    assert set(door.objects) == {"attention"}
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [

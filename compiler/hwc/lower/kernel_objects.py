@@ -25,8 +25,12 @@ FOLDER = "objects"
 _TOLD_LINES = 6
 
 
-def make(door: Door, architecture: str, work: Path, features: Sequence[str] = ()) -> dict[str, str]:
-    """Put every kernel's object into ``work/objects``; return name to digest. ``features``: see isa.features.
+def make(
+    door: Door, architecture: str, work: Path, features: Sequence[str] = (), names: Iterable[str] | None = None
+) -> dict[str, str]:
+    """Put the objects of the named kernels, or all, into ``work/objects``; return name to digest.
+
+    ``features``: see isa.features.
 
     Raises StepError with the compiler's words, and for an object that lacks its symbol, is for another instruction set
     or for more extensions, or wants what nothing will give it; MachineError if the compiler is not installed.
@@ -34,7 +38,8 @@ def make(door: Door, architecture: str, work: Path, features: Sequence[str] = ()
     folder = work / FOLDER
     folder.mkdir(exist_ok=True)
     made = {}
-    for name, kernel in door.kernels.items():
+    for name in door.kernels if names is None else names:
+        kernel = door.kernels[name]
         target = folder / f"{name}.o"
         if kernel.object:
             shutil.copyfile(door.folder / kernel.object, target)

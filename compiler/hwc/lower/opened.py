@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,22 @@ from hwc.spec.target import Lowering
 
 
 class Opened:
-    """The door of one lowering; objects are made at once, so that a kernel that does not compile is told first."""
+    """The door of one lowering.
+
+    Objects are made at once, so that a kernel that does not compile is told first; where kernels may be left out, of
+    those that compute something.
+    """
 
     def __init__(self, door: Door, lowering: Lowering, work: Path) -> None:
         self.door, self.work = door, work
-        architecture = lowering.triple.partition("-")[0] or platform.machine()
-        features = isa.features(lowering, work)
-        self.objects = kernel_objects.make(door, architecture, work, features)
-        self.hook = Hook(door, architecture, work, features) if door.vendor.executable_hook else None
+        self._architecture = lowering.triple.partition("-")[0] or platform.machine()
+        self._features = isa.features(lowering, work)
+        self.objects = {} if door.vendor.optional else self._made(door.kernels)
+        self.hook = Hook(door, self._architecture, work, self._features) if door.vendor.executable_hook else None
         self._seen: dict[str, list[Seen]] = {}
+
+    def _made(self, names: Iterable[str]) -> dict[str, str]:
+        return kernel_objects.make(self.door, self._architecture, self.work, self._features, sorted(names))
 
     def note(self, function: str, seen: tuple[Seen, ...]) -> None:
         """Take note of a function's quantised linears."""
@@ -43,8 +51,11 @@ class Opened:
         return self.door.chosen(product) is not None
 
     def declared(self, mlir: str) -> str:
-        """Return the whole module with the executables of its calls."""
-        return declared(mlir, [one for rows in self._seen.values() for one in rows])
+        """Return the whole module with the executables of its calls, whose objects there are from then on."""
+        seen = [one for rows in self._seen.values() for one in rows]
+        called = {one.call.kernel.name for one in seen if one.call is not None}
+        self.objects |= self._made(called - self.objects.keys())
+        return declared(mlir, seen)
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -80,8 +91,9 @@ class Opened:
         found: dict[str, Any] = {
             "kernels": {
                 name: {
-                    "pattern": kernel.pattern, "symbol": kernel.symbol, "object_sha256": self.objects[name],
+                    "pattern": kernel.pattern, "symbol": kernel.symbol,
                     "matched": counts[name], "linked": name in linked,
+                    **({"object_sha256": self.objects[name]} if name in self.objects else {}),
                     **({"activation_bits": kernel.activation_bits} if kernel.activation_bits else {}),
                 }
                 for name, kernel in self.door.kernels.items()

@@ -25,7 +25,7 @@ import quiet
 from hwc import machine
 from hwc.events import silent
 from hwc.lower import iree, workload
-from hwc.pipeline import calibrating, stages
+from hwc.pipeline import calibrating, dispatches, stages
 from hwc.pipeline.build import Request, plan_build
 from hwc.pipeline.plan import encodings_of, walk
 from hwc.pipeline.run import run_steps
@@ -74,13 +74,13 @@ def ready(project: Project, name: str) -> Ready:
         list(steps.values()), store, silent, jobs=1, timeout_s=project.spec.step_timeout_s,
         memory_bytes=project.spec.step_memory_bytes,
     )
-    lowering = variant.target.spec.code()
     folder = {name: artefact.path for name, artefact in done.items()}
     program = stages.program(folder[variant.encode.key], folder[variant.lower.key], variant.target.device)
     buckets = [bucket for bucket in variant.buckets if bucket.get("logits", 1) == 1]
     work = workload.of_model(
-        buckets, lowering, encodings_of(variant.target.spec, variant.scheme), graphs=folder[variant.simplify.key],
-        quantised=folder[variant.quantise.key], limits=iree.Limits(timeout_s=900, memory_bytes=_MEMORY_BYTES),
+        buckets, dispatches.recipe_of(variant.target, encodings_of(variant.target.spec, variant.scheme)),
+        graphs=folder[variant.simplify.key], quantised=folder[variant.quantise.key],
+        limits=iree.Limits(timeout_s=900, memory_bytes=_MEMORY_BYTES),
     )
     functions = tuple(entry for entry in program.functions if entry.name in work)
     return Ready(

@@ -12,7 +12,7 @@ from built import TARGET, Made
 from hwc import digest
 from hwc.errors import HwcError
 from hwc.lower import iree, workload
-from hwc.pipeline import calibrating
+from hwc.pipeline import calibrating, dispatches
 from hwc.pipeline.plan import encodings_of
 from hwc.predict.efficiency import Calibration
 from hwc.predict.operation import Operation
@@ -24,20 +24,12 @@ _MEMORY_BYTES = 12 << 30
 def of_variant(made: Made, scheme: str, cache: Path) -> dict[str, dict[str, Any]]:
     """Return each function's milliseconds ``low``, ``base``, ``high`` and ``roofline``, on one thread.
 
-    Nothing where the calibration is of another machine, or the compiler does not tell the work of an artefact; the
-    roofline alone where kernels are linked, as the calibration has not seen them. What was found is kept under
-    ``cache``, by the artefact and the calibration.
+    Nothing where the calibration is of another machine, or the compiler does not tell the work of an artefact. What was
+    found is kept under ``cache``, by the artefact and the calibration.
     """
     calibration = calibrating.of_target(made.project, find_target(made.project, TARGET))
     if calibration is None:
         return {}
-    told = _whole(made, scheme, calibration, cache)
-    if not made.kernels(scheme):
-        return told
-    return {name: {"roofline": found["roofline"]} for name, found in told.items()}
-
-
-def _whole(made: Made, scheme: str, calibration: Calibration, cache: Path) -> dict[str, dict[str, Any]]:
     kept = cache / f"{digest.short(digest.of_json([made.variants[scheme].lower.key, calibration.data_sha256]))}.json"
     if kept.is_file():
         found: dict[str, dict[str, Any]] = json.loads(kept.read_text())
@@ -58,7 +50,7 @@ def work_of(made: Made, scheme: str) -> workload.Workload:
     variant = made.variants[scheme]
     buckets = [bucket for bucket in variant.buckets if bucket.get("logits", 1) == 1]
     return workload.of_model(
-        buckets, variant.target.spec.code(), encodings_of(variant.target.spec, variant.scheme),
+        buckets, dispatches.recipe_of(variant.target, encodings_of(variant.target.spec, variant.scheme)),
         graphs=made.path(variant.simplify), quantised=made.path(variant.quantise),
         limits=iree.Limits(timeout_s=900, memory_bytes=_MEMORY_BYTES),
     )

@@ -11,6 +11,7 @@ import pytest
 from hwc.errors import MachineError
 from hwc.formats import Format
 from hwc.lower.iree import Limits
+from hwc.lower.recipe import Recipe
 from hwc.measure import calibrate as calibrating
 from hwc.measure import probes, probing, suites
 from hwc.measure.probes import Attention, Conv, Linear, Rows
@@ -32,8 +33,8 @@ def place(name: str = "llvm-cpu-host") -> probing.Place:
     project = open_project(Path(__file__).parent)
     resolved = resolve(find_target(project, name), project.home)
     return probing.Place(
-        lowering=resolved.spec.code(), encodings={"int4": "i4-grouped", "int8": "i8-grouped"}, device=resolved.device,
-        limits=Limits(timeout_s=300, memory_bytes=8 << 30),
+        recipe=Recipe(lowering=resolved.spec.code(), encodings={"int4": "i4-grouped", "int8": "i8-grouped"}),
+        device=resolved.device, limits=Limits(timeout_s=300, memory_bytes=8 << 30),
     )
 
 

@@ -149,7 +149,8 @@ def test_of_kernels_that_may_be_left_out_only_those_that_are_called_are_compiled
     attention.fuse(model, door.takes)
     onnx_io.save(model, tmp_path / "model.onnx")
     text = iree.import_graph(tmp_path / "model.onnx", inputs=None, work=tmp_path, limits=LIMITS)
-    door.declared(door.plain("main_graph", text))
+    door.plain("main_graph", text)
+    door.complete()
     assert set(door.objects) == {"attention"}
 
 

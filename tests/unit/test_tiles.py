@@ -11,7 +11,7 @@ from compiled_parts import LIMITS, run_on_cpu
 
 from hwc.errors import IntegrityError
 from hwc.formats import Format
-from hwc.lower import iree
+from hwc.lower import dispatch_work, iree
 from hwc.lower.flags import HOST_FLAGS, compiler_flags
 from hwc.lower.passes.tiled_floats import rewrite_tiled
 from hwc.lower.tiles import product_flags, rows_at_once
@@ -121,6 +121,19 @@ def test_no_product_of_tiles_falls_to_a_microkernel_that_does_not_know_them(
 
     assert called
     assert ("iree_uk_mmt4d" in after.read_text()) is not generic
+
+
+def test_the_work_of_a_product_of_tiles_is_told_by_its_extents(tmp_path: Path) -> None:
+    """Rows that pad a block count: they are multiplied; packing moves what it packs."""
+    text = rewrite_tiled(_module(19, other_use=False), {"a.weight"}, 4)
+    flags = (*HOST_FLAGS, "--iree-opt-level=O1")
+
+    rows = dispatch_work.read(iree.flow_text(text, flags, work=tmp_path, limits=LIMITS))["main_graph"]
+
+    (product,) = [row for row in rows if row.op == "matmul"]
+    assert (product.m, product.n, product.k, product.weights) == (20, N, K, "float32")
+    assert (product.flops, product.weight_bytes) == (2 * 20 * N * K, 4 * N * K)
+    assert {row.op for row in rows} == {"matmul", "transpose"}
 
 
 def test_a_weight_in_tiles_is_restored_to_the_bit_and_a_short_one_refused() -> None:

@@ -27,7 +27,8 @@ _NAMED = {
     "linalg.softmax": "softmax", "iree_linalg_ext.attention": "attention", "iree_linalg_ext.online_attention":
     "attention", "iree_linalg_ext.scatter": "scatter", "iree_linalg_ext.gather": "gather", "iree_linalg_ext.sort":
     "sort", "iree_linalg_ext.topk": "sort", "iree_linalg_ext.topk_v2": "sort", "iree_linalg_ext.arg_compare":
-    "reduction", "linalg.transpose": "transpose", "tensor.pad": "copy",
+    "reduction", "linalg.transpose": "transpose", "linalg.pack": "transpose", "linalg.unpack": "transpose",
+    "tensor.pad": "copy",
 }  # fmt: skip
 _RANKING = (
     "attention", "conv", "matmul", "pooling", "softmax", "sort", "scatter", "normalisation", "reduction", "gather",

@@ -88,6 +88,7 @@ def lower(
     module = _for_chip(merge_buckets(texts), lowering, flags, work)
     programs: tuple[Path, ...] = ()
     if opened is not None:
+        opened.complete()
         module, flags, programs = opened.declared(module), (*flags, *opened.flags), opened.programs
     handed = door is not None and door.vendor.hand_over
     parts: Mapping[str, Any] = {}

@@ -51,11 +51,17 @@ class Opened:
         return self.door.chosen(product) is not None
 
     def declared(self, mlir: str) -> str:
-        """Return the whole module with the executables of its calls, whose objects there are from then on."""
-        seen = [one for rows in self._seen.values() for one in rows]
-        called = {one.call.kernel.name for one in seen if one.call is not None}
+        """Return the whole module with the executables of its calls."""
+        return declared(mlir, self._all_seen)
+
+    def complete(self) -> None:
+        """Make the objects of kernels that are called and have none yet."""
+        called = {one.call.kernel.name for one in self._all_seen if one.call is not None}
         self.objects |= self._made(called - self.objects.keys())
-        return declared(mlir, seen)
+
+    @property
+    def _all_seen(self) -> list[Seen]:
+        return [one for rows in self._seen.values() for one in rows]
 
     @property
     def flags(self) -> tuple[str, ...]:

@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwc.formats import Kind
 from hwc.lower import iree, lower, sources
 from hwc.lower.dispatch_work import Workload, read, stored_types
 from hwc.lower.flags import compiler_flags
+from hwc.lower.opened import Opened
 from hwc.lower.passes.merge import merge_buckets
+from hwc.lower.recipe import Recipe
 from hwc.predict.operation import Operation
-from hwc.quantise.quantise import read_layers
+from hwc.quantise.quantise import read_layers, read_rows
+from hwc.quantise.tiles import tiled
 from hwc.spec.model import Bucket, bucket_id
-from hwc.spec.target import Lowering
 
 __all__ = ["Traced", "Workload", "of_model", "of_module", "operations", "read", "stored_types", "traced"]
 
@@ -26,14 +27,13 @@ def of_module(mlir: str, flags: tuple[str, ...], *, work: Path, limits: iree.Lim
 
 
 def of_model(
-    buckets: Sequence[Bucket], lowering: Lowering, encodings: Mapping[Kind, str], *, graphs: Path, quantised: Path,
-    limits: iree.Limits,
+    buckets: Sequence[Bucket], recipe: Recipe, *, graphs: Path, quantised: Path, limits: iree.Limits
 ) -> Workload:
     """Return the work of a model's static buckets as they are lowered to a target in a scheme.
 
     ``graphs`` and ``quantised`` are outputs of the stages simplify and quantise. Raises StepError as lowering does.
     """
-    return traced(buckets, lowering, encodings, graphs=graphs, quantised=quantised, limits=limits).workload
+    return traced(buckets, recipe, graphs=graphs, quantised=quantised, limits=limits).workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,22 +46,25 @@ class Traced:
 
 
 def traced(
-    buckets: Sequence[Bucket], lowering: Lowering, encodings: Mapping[Kind, str], *, graphs: Path, quantised: Path,
-    limits: iree.Limits,
+    buckets: Sequence[Bucket], recipe: Recipe, *, graphs: Path, quantised: Path, limits: iree.Limits
 ) -> Traced:
     """Return the work of a model's static buckets with the modules it comes from; as :func:`of_model` otherwise."""
-    layers = read_layers(quantised)
+    layers, lowering = read_layers(quantised), recipe.lowering
+    in_tiles = tiled(read_rows(quantised)) if recipe.tiles else frozenset()
     with tempfile.TemporaryDirectory(prefix="hwc-workload-") as folder:
         work = Path(folder)
+        opened = Opened(recipe.door, lowering, work) if recipe.door is not None else None
         texts, models = {}, {}
         for bucket in buckets:
             name = bucket_id(bucket)
             models[name] = lower.reference_graph(graphs, quantised, bucket)
             texts[name], _ = lower.static_text(
-                models[name], lowering, encodings, name=name, quantised=quantised, work=work, limits=limits
+                models[name], lowering, recipe.encodings, name=name, quantised=quantised, work=work, limits=limits,
+                opened=opened, tiled=in_tiles,
             )
         flags = (*compiler_flags(lowering, quantised=bool(layers)), sources.LOCATIONS)
         module = merge_buckets(texts)
+        module = opened.declared(module) if opened is not None else module
         flow = iree.flow_text(module, flags, work=work, limits=limits)
         return Traced(workload=read(flow, stored_types(layers)), modules=sources.modules_of(module, flow, models))
 

@@ -55,9 +55,8 @@ def calibrate(
 
 def _encodable(suites: Sequence[Suite], place: Place) -> list[Suite]:
     """Leave out suites whose weights, or embeddings, the target has no encoding for."""
-    return [
-        suite for suite in suites if suite.form is None or {suite.form.kind, EMBEDDINGS.kind} <= set(place.encodings)
-    ]
+    known = set(place.recipe.encodings)
+    return [suite for suite in suites if suite.form is None or {suite.form.kind, EMBEDDINGS.kind} <= known]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

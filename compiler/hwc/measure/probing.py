@@ -17,7 +17,10 @@ from hwc.errors import StepError
 from hwc.formats import Format, Kind
 from hwc.lower import iree, lower, workload
 from hwc.lower.flags import compiler_flags
+from hwc.lower.opened import Opened
 from hwc.lower.passes.merge import merge_buckets
+from hwc.lower.recipe import Recipe
+from hwc.lower.tiles import product_flags
 from hwc.measure import dispatches, probes
 from hwc.measure.suites import Suite
 from hwc.predict.class_fit import Sample
@@ -27,12 +30,12 @@ from hwc.program import Device, Function, Port, Program, Slice
 from hwc.quantise import codes
 from hwc.quantise import graph as quantised_graph
 from hwc.quantise import linears as layers_of
-from hwc.quantise.encode import write_archive
+from hwc.quantise.encode import float_entry, write_archive
 from hwc.quantise.encodings import Packed, pack
 from hwc.quantise.linears import Linear
 from hwc.quantise.quantise import LAYERS
+from hwc.quantise.tiles import tiled
 from hwc.runtime import clean
-from hwc.spec.target import Lowering
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,8 +56,7 @@ LEAST_ROUNDS, MOST_ROUNDS = 3, 40
 class Place:
     """Where and for what probes are built."""
 
-    lowering: Lowering
-    encodings: Mapping[Kind, str]
+    recipe: Recipe
     device: Device
     limits: iree.Limits
 
@@ -94,6 +96,8 @@ class Timed:
 def build(suite: Suite, place: Place, work: Path) -> Built:
     """Lower a suite in its format to a module, write its weights, and read from the compiler what it does."""
     work.mkdir(parents=True)
+    recipe = place.recipe
+    opened = Opened(recipe.door, recipe.lowering, work) if recipe.door is not None else None
     names: dict[str, tuple[probes.Probe, ...]] = {
         suite.name: suite.probes, EMPTY: (probes.Rows(kind="add", rows=1, width=8),),
         CHAIN: (probes.Chain(length=CHAIN_LENGTH),),
@@ -110,13 +114,19 @@ def build(suite: Suite, place: Place, work: Path) -> Built:
         (folder / LAYERS).write_text(json.dumps([asdict(linear) for linear in linears]))
         quantised = [linear for linear in linears if linear.format]
         model = quantised_graph.apply(quantised, model, where=name)
-        texts[name], _ = lower.static_text(
-            model, place.lowering, place.encodings, name=name, quantised=folder, work=folder, limits=place.limits
-        )
+        in_tiles = tiled(linears) if recipe.tiles else frozenset()
         functions.append(_function(name, index, model))
-        entries |= _entries(weights, quantised, place.encodings)
+        texts[name], _ = lower.static_text(
+            model, recipe.lowering, recipe.encodings, name=name, quantised=folder, work=folder, limits=place.limits,
+            opened=opened, tiled=in_tiles,
+        )
+        entries |= _entries(weights, quantised, recipe.encodings, in_tiles)
         found += quantised
-    module, flags = merge_buckets(texts), compiler_flags(place.lowering, quantised=suite.form is not None)
+    module, flags = merge_buckets(texts), compiler_flags(recipe.lowering, quantised=suite.form is not None)
+    flags = (*flags, *product_flags(recipe.lowering)) if recipe.tiles else flags
+    if opened is not None:
+        opened.complete()
+        module, flags = opened.declared(module), (*flags, *opened.flags)
     flow = iree.flow_text(module, flags, work=work, limits=place.limits)
     work_of = workload.read(flow, workload.stored_types(found))[suite.name]
     artefact, outcome = iree.compile_module(module, flags, work=work, limits=place.limits)
@@ -140,15 +150,12 @@ def _formats(model: onnx.ModelProto, form: Format | None) -> list[Linear]:
 
 
 def _entries(
-    weights: Mapping[str, np.ndarray], quantised: Sequence[Linear], encodings: Mapping[Kind, str]
+    weights: Mapping[str, np.ndarray], quantised: Sequence[Linear], encodings: Mapping[Kind, str],
+    in_tiles: frozenset[str],
 ) -> dict[str, Packed]:
-    """Return what the archive holds: float weights as they are, others rounded to nearest and packed."""
+    """Return what the archive holds: float weights as they are or in tiles, others rounded to nearest and packed."""
     packed = {linear.weight for linear in quantised}
-    found = {
-        name: Packed(payload=value, dtype=str(value.dtype), shape=tuple(value.shape))
-        for name, value in weights.items()
-        if name not in packed
-    }
+    found = dict(float_entry(name, value, in_tiles) for name, value in weights.items() if name not in packed)
     for linear in quantised:
         assert linear.format is not None  # those without were left out
         value = weights[linear.weight]

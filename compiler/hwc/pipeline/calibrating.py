@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -13,9 +14,11 @@ from hwc.formats import Kind
 from hwc.lower import iree
 from hwc.measure.calibrate import calibrate
 from hwc.measure.probing import Place
+from hwc.pipeline.dispatches import recipe_of
+from hwc.pipeline.plan import stored_as
 from hwc.pipeline.targets import resolve
 from hwc.predict.efficiency import Calibration, load
-from hwc.spec.project import Project, find_target, names_on
+from hwc.spec.project import Project, locate_target, names_on
 from hwc.spec.target import TargetSpec
 
 FOLDER = "calibration"
@@ -24,13 +27,14 @@ FOLDER = "calibration"
 
 def run(project: Project, target_name: str, *, budget_s: float, tell: Callable[[str], None]) -> Calibration:
     """Measure and fit; raises MachineError where the target does not run here, StepError as lowering does."""
-    resolved = resolve(find_target(project, target_name), project.home)
+    found = locate_target(project, target_name)
+    resolved = replace(resolve(found.spec, project.home), folder=found.folder)
     if not resolved.device_name:
         raise MachineError(f"`{target_name}` does not run here: {resolved.absent_reason}")
     kinds: tuple[Kind, ...] = get_args(Kind)
-    encodings = {kind: resolved.spec.encoding[kind] for kind in kinds if kind in resolved.spec.encoding}
+    encodings = {kind: stored_as(resolved.spec, kind) for kind in kinds if kind in resolved.spec.encoding}
     place = Place(
-        lowering=resolved.spec.code(), encodings=encodings, device=resolved.device,
+        recipe=recipe_of(resolved, encodings), device=resolved.device,
         limits=iree.Limits(timeout_s=project.spec.step_timeout_s, memory_bytes=project.spec.step_memory_bytes),
     )
     with tempfile.TemporaryDirectory(prefix="hwc-calibrate-") as work:

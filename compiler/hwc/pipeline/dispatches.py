@@ -5,25 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from hwc import digest
 from hwc.errors import GateError, StepError
 from hwc.events import Listener
-from hwc.lower import iree, legality, workload
+from hwc.formats import Kind
+from hwc.lower import iree, legality, vendor, workload
+from hwc.lower.recipe import Recipe
 from hwc.lower.workload import Traced
 from hwc.pipeline.build import Request, plan_build
-from hwc.pipeline.plan import VariantPlan, encodings_of, walk
+from hwc.pipeline.plan import ResolvedTarget, VariantPlan, encodings_of, floats_of, walk
 from hwc.pipeline.run import run_steps
 from hwc.pipeline.step import Step, tool_version
 from hwc.pipeline.store import Artifact, Store
-from hwc.pipeline.targets import resolve
 from hwc.predict.operation import Operation
 from hwc.quantise import scheme as schemes
 from hwc.spec.project import Found, Project, find_target
 from hwc.spec.target import TargetSpec
 
-READER_VERSION = 1
+READER_VERSION = 2
 """To be raised when the same IR is read otherwise: notes of older readers are not looked at then."""
 
 
@@ -40,16 +42,16 @@ def of_model(project: Project, found: Found, target_name: str, scheme_name: str,
             f"`{target.name}` does not hold {scheme.name}: {refused}", where=f"targets/{target.name}.toml [formats]",
             hint="`hwc schemes list` shows the schemes and their options",
         )
-    coder = resolve(_coder(project, target), project.home).spec
-    variant = _planned(project, found, coder, scheme_name)
+    variant = _planned(project, found, _coder(project, target), scheme_name)
+    coder = variant.target.spec
     encodings = encodings_of(coder.model_copy(update={"encoding": {**coder.encoding, **target.encoding}}), scheme)
-    store, label = Store(project.home), _label(variant, coder, encodings)
+    recipe = recipe_of(variant.target, encodings)
+    store, label = Store(project.home), _label(variant, recipe)
     if (noted := store.recall(label)) is not None:
         return from_json(noted)
     done = _run(project, variant, listen)
     traced = workload.traced(
-        variant.buckets, coder.code(), encodings, graphs=done[variant.simplify.key].path,
-        quantised=done[variant.quantise.key].path,
+        variant.buckets, recipe, graphs=done[variant.simplify.key].path, quantised=done[variant.quantise.key].path,
         limits=iree.Limits(timeout_s=project.spec.step_timeout_s, memory_bytes=project.spec.step_memory_bytes),
     )
     if not traced.workload:
@@ -58,12 +60,30 @@ def of_model(project: Project, found: Found, target_name: str, scheme_name: str,
     return traced
 
 
-def _label(variant: VariantPlan, coder: TargetSpec, encodings: Mapping[Any, str]) -> str:
+def recipe_of(target: ResolvedTarget, encodings: Mapping[Kind, str]) -> Recipe:
+    """Return how a target has models lowered whose codes are stored in these encodings.
+
+    Kernels that belong to the target's code, as the CPU's own do, are in it. Those of a chip's vendor are not: rules
+    are asked about operators, and units are what is priced.
+    """
+    spec = target.spec
+    return Recipe(
+        lowering=spec.code(), encodings=encodings, tiles=bool(floats_of(spec)),
+        door=vendor.door(_own_kernels(target), target.folder or Path(), spec.vendor.timeout_s, whole=False),
+    )
+
+
+def _own_kernels(target: ResolvedTarget) -> dict[str, Any]:
+    return vendor.params(target.spec, target.folder) if target.spec.vendor.optional else {}
+
+
+def _label(variant: VariantPlan, recipe: Recipe) -> str:
     """Name everything the answer depends on."""
-    lowering = coder.code().model_dump(mode="json")
     facts = {
-        "simplify": variant.simplify.key, "quantise": variant.quantise.key, "lowering": lowering,
-        "encodings": dict(encodings), "buckets": [dict(bucket) for bucket in variant.buckets],
+        "simplify": variant.simplify.key, "quantise": variant.quantise.key,
+        "lowering": recipe.lowering.model_dump(mode="json"), "encodings": dict(recipe.encodings),
+        "kernels": _own_kernels(variant.target),
+        "tiles": recipe.tiles, "buckets": [dict(bucket) for bucket in variant.buckets],
         "compiler": tool_version("iree-base-compiler"), "reader": READER_VERSION,
     }
     return f"work of {digest.of_json(facts)}"

@@ -228,7 +228,12 @@ def encodings_of(target: TargetSpec, scheme: Scheme) -> dict[Kind, str]:
                 where=f"targets/{target.name}.toml [encoding]",
                 hint=f"add `{kind} = …`; `hwc schemes list` shows the encodings",
             )
-    return {kind: _of_kernels(target, kind) or target.encoding[kind] for kind in scheme.kinds}
+    return {kind: stored_as(target, kind) for kind in scheme.kinds}
+
+
+def stored_as(target: TargetSpec, kind: Kind) -> str:
+    """Return the encoding of codes of a kind that the descriptor names one for: its kernels' or its own."""
+    return _of_kernels(target, kind) or target.encoding[kind]
 
 
 def _of_kernels(target: TargetSpec, kind: Kind) -> str:

@@ -52,7 +52,7 @@ def encode(
     write_archive({name: _plain(weights[name]) for name in weights if name not in apart}, out / FLOAT_ARCHIVE)
     coded = canonical.load(quantised / "codes.safetensors")
     for archive, held in own.items():
-        entries = dict(_float(row.weight, weights[row.weight], in_tiles) for row in held if row.format is None)
+        entries = dict(float_entry(row.weight, weights[row.weight], in_tiles) for row in held if row.format is None)
         if archive == LINEAR_ARCHIVE:
             entries |= {name: _plain(value) for name, value in read_overrides(quantised).items()}
         for row in held:
@@ -85,7 +85,7 @@ def _plain(value: np.ndarray) -> Packed:
     return Packed(payload=value, dtype=str(value.dtype), shape=tuple(value.shape))
 
 
-def _float(key: str, value: np.ndarray, in_tiles: frozenset[str]) -> tuple[str, Packed]:
+def float_entry(key: str, value: np.ndarray, in_tiles: frozenset[str]) -> tuple[str, Packed]:
     """Return the entry of a float weight: in tiles, under another key, if it is one of those and of float32."""
     if key in in_tiles and value.dtype == "float32":
         return f"{key}{SUFFIX}", _plain(to_tiles(value))

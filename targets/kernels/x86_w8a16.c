@@ -1,59 +1,91 @@
 /* W8A16 products: int8 weights in groups by float32 activations, all in float32.
  *
- * Many rows of activations are multiplied by panels (panel.h). Few: on AVX-512, 16 codes become 16 floats by two conversions; a group's sum is scaled once. Without it: portable.h.
+ * Many rows of activations are multiplied by panels (panel.h). Few: a vector of codes becomes one of floats by two
+ * conversions, and a group's sum is scaled once, which keeps up with memory. Without AVX2 and F16C: portable.h.
  */
 #include "panel.h"
 #include "portable.h"
 
 #define MOST_ROWS 4
+#define AHEAD 4096 /* bytes: codes are asked for that early; one row of activations waits for memory and nothing else */
 
 #if defined(__AVX512BW__) && defined(__AVX512VL__)
 #include <immintrin.h>
+#define STEP 16
+#define COLUMNS_OF_ROWS 4 /* beside each other, of MOST_ROWS rows: their sums stay in registers */
+#define ON_LANES(name) _mm512_##name
+typedef __m512 lanes;
 
-static inline __m512 sixteen(const uint8_t *codes, uint32_t codes_form) {
+static inline __m512i integers_of(const uint8_t *codes, uint32_t codes_form) {
     const __m128i raw = _mm_loadu_si128((const __m128i *)(const void *)codes);
-    if (codes_form == HWC_CODES_SIGNED) return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(raw));
-    return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_cvtepu8_epi32(raw), _mm512_set1_epi32(128)));
+    if (codes_form == HWC_CODES_SIGNED) return _mm512_cvtepi8_epi32(raw);
+    return _mm512_sub_epi32(_mm512_cvtepu8_epi32(raw), _mm512_set1_epi32(128));
 }
 
+static inline float sum_of(lanes sums) { return _mm512_reduce_add_ps(sums); }
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#include <immintrin.h>
+#define STEP 8
+#define COLUMNS_OF_ROWS 2
+#define ON_LANES(name) _mm256_##name
+typedef __m256 lanes;
+
+static inline __m256i integers_of(const uint8_t *codes, uint32_t codes_form) {
+    const __m128i raw = _mm_loadl_epi64((const __m128i *)(const void *)codes);
+    if (codes_form == HWC_CODES_SIGNED) return _mm256_cvtepi8_epi32(raw);
+    return _mm256_sub_epi32(_mm256_cvtepu8_epi32(raw), _mm256_set1_epi32(128));
+}
+
+static inline float sum_of(lanes sums) {
+    const __m128 half = _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1));
+    const __m128 quarter = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(quarter, _mm_movehdup_ps(quarter)));
+}
+#endif
+
+#ifdef STEP
 static inline __attribute__((always_inline)) void tile(const struct hwc_dequantise_matmul *c, size_t m, size_t n,
                                                        int rows, int columns) {
-    __m512 total[4][MOST_ROWS];
+    lanes total[4][MOST_ROWS];
     for (int column = 0; column < columns; ++column)
-        for (int row = 0; row < rows; ++row) total[column][row] = _mm512_setzero_ps();
+        for (int row = 0; row < rows; ++row) total[column][row] = ON_LANES(setzero_ps)();
     for (size_t group = 0; group < c->groups; ++group) {
         const size_t k = group * c->group;
         for (int column = 0; column < columns; ++column) {
             const uint8_t *codes = c->codes + (n + column) * c->row_bytes + k;
-            __m512 sum[MOST_ROWS];
-            for (int row = 0; row < rows; ++row) sum[row] = _mm512_setzero_ps();
-            for (size_t at = 0; at < c->group; at += 16) {
-                const __m512 weights = sixteen(codes + at, c->codes_form);
-                for (int row = 0; row < rows; ++row)
-                    sum[row] = _mm512_fmadd_ps(weights, _mm512_loadu_ps(c->x + (m + row) * c->x_stride + k + at), sum[row]);
+            if (rows == 1) _mm_prefetch((const char *)(codes + AHEAD), _MM_HINT_T0);
+            lanes sum[MOST_ROWS];
+            for (int row = 0; row < rows; ++row) sum[row] = ON_LANES(setzero_ps)();
+            for (size_t at = 0; at < c->group; at += STEP) {
+                const lanes weights = ON_LANES(cvtepi32_ps)(integers_of(codes + at, c->codes_form));
+                for (int row = 0; row < rows; ++row) {
+                    const lanes x = ON_LANES(loadu_ps)(c->x + (m + row) * c->x_stride + k + at);
+                    sum[row] = ON_LANES(fmadd_ps)(weights, x, sum[row]);
+                }
             }
-            const __m512 scale = _mm512_set1_ps(_cvtsh_ss(c->scales[(n + column) * c->groups + group]));
+            const lanes scale = ON_LANES(set1_ps)(_cvtsh_ss(c->scales[(n + column) * c->groups + group]));
             for (int row = 0; row < rows; ++row)
-                total[column][row] = _mm512_fmadd_ps(sum[row], scale, total[column][row]);
+                total[column][row] = ON_LANES(fmadd_ps)(sum[row], scale, total[column][row]);
         }
     }
     for (int column = 0; column < columns; ++column)
         for (int row = 0; row < rows; ++row)
-            c->y[(m + row) * c->y_stride + n + column] = _mm512_reduce_add_ps(total[column][row]);
+            c->y[(m + row) * c->y_stride + n + column] = sum_of(total[column][row]);
 }
 
-static inline __attribute__((always_inline)) void columns_of(const struct hwc_dequantise_matmul *c, size_t m, int rows) {
-    const size_t whole = c->n_begin + (c->n_end - c->n_begin) / 4 * 4;
-    for (size_t n = c->n_begin; n < whole; n += 4) tile(c, m, n, rows, 4);
+static inline __attribute__((always_inline)) void columns_of(const struct hwc_dequantise_matmul *c, size_t m, int rows,
+                                                             int columns) {
+    const size_t step = (size_t)columns, whole = c->n_begin + (c->n_end - c->n_begin) / step * step;
+    for (size_t n = c->n_begin; n < whole; n += step) tile(c, m, n, rows, columns);
     for (size_t n = whole; n < c->n_end; ++n) tile(c, m, n, rows, 1);
 }
 
 static void multiply(const struct hwc_dequantise_matmul *c) {
     size_t m = 0;
-    for (; m + MOST_ROWS <= c->m; m += MOST_ROWS) columns_of(c, m, MOST_ROWS);
-    for (; m < c->m; ++m) columns_of(c, m, 1);
+    for (; m + MOST_ROWS <= c->m; m += MOST_ROWS) columns_of(c, m, MOST_ROWS, COLUMNS_OF_ROWS);
+    for (; m < c->m; ++m) columns_of(c, m, 1, 1);
 }
-#define FAST(c) ((c)->group % 16 == 0 && (c)->zeros_form == HWC_ZEROS_NONE)
+#define FAST(c) ((c)->group % STEP == 0 && (c)->zeros_form == HWC_ZEROS_NONE)
 #else
 static inline void multiply(const struct hwc_dequantise_matmul *c) { (void)c; }
 #define FAST(c) 0

@@ -45,6 +45,10 @@ _ATTENTION = (
     Attention(batch=6, heads=10, queries=96, keys=96, head_size=32),
     Attention(batch=1, heads=8, queries=1, keys=768, head_size=64),
     Attention(batch=1, heads=6, queries=24, keys=768, head_size=64),
+    Attention(batch=1, heads=3, queries=3, keys=320, head_size=64),
+    Attention(batch=1, heads=10, queries=96, keys=96, head_size=64),
+    Attention(batch=2, heads=4, queries=160, keys=448, head_size=64),
+    Attention(batch=1, heads=4, queries=48, keys=192, head_size=128),
 )
 _SIZES = ((1, 704), (12, 320), (96, 448), (160, 704), (768, 320))
 _KINDS = ("layer_norm", "rms_norm", "gelu", "add", "mean", "transpose")

@@ -99,7 +99,7 @@ def is_large(operation: Operation, cache_bytes: int) -> bool:
 
 def is_batched(operation: Operation) -> bool:
     """Return whether an operation is several products at once: its result is larger than one product's."""
-    return operation.points > operation.m * operation.n > 0
+    return operation.op != "attention" and operation.points > operation.m * operation.n > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

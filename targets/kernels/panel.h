@@ -6,15 +6,23 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PANEL_LANES 16
 #define PANEL_K 128
-#define PANEL_FEWEST 16 /* rows of activations from which on it pays */
-#ifdef __AVX512F__     /* sums that registers have room for: vectors of lanes, by rows */
+/* Rows of activations from which on it pays; lanes of a register; sums that there are registers for: vectors, by rows. */
+#if defined(__AVX512F__)
+#define PANEL_FEWEST 16
+#define PANEL_LANES 16
 #define PANEL_VECTORS 2
 #define PANEL_ROWS 8
-#else
-#define PANEL_VECTORS 1
+#elif defined(__AVX__)
+#define PANEL_FEWEST 32
+#define PANEL_LANES 8
+#define PANEL_VECTORS 2
 #define PANEL_ROWS 4
+#else
+#define PANEL_FEWEST 16
+#define PANEL_LANES 4
+#define PANEL_VECTORS 4
+#define PANEL_ROWS 2
 #endif
 #define PANEL_COLUMNS (PANEL_VECTORS * PANEL_LANES)
 

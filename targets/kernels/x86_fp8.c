@@ -1,7 +1,7 @@
 /* FP8 products: E4M3 weights with one scale a row by float32 activations, all in float32.
  *
  * Few rows of activations are multiplied as the codes lie, k in the lanes; many by panels (panel.h).
- * AVX-512: an E4M3 magnitude shifted by 7 bits is a float16 of 2^-8 times its value, subnormals too, which the CPU
+ * With F16C an E4M3 magnitude shifted by 7 bits is a float16 of 2^-8 times its value, subnormals too, which the CPU
  * converts; 2^8 goes into the row's scale.
  */
 #include "hwc_kernels.h"
@@ -11,54 +11,89 @@
 
 #if defined(__AVX512BW__) && defined(__AVX512VL__)
 #include <immintrin.h>
+#define STEP 16
+#define COLUMNS_OF_ROWS 4 /* beside each other, of MOST_ROWS rows: their sums stay in registers */
+#define ON_LANES(name) _mm512_##name
+typedef __m512 lanes;
 
-static inline __m512 sixteen(const uint8_t *codes, __mmask16 held) {
-    const __m256i wide = _mm256_cvtepu8_epi16(_mm_maskz_loadu_epi8(held, codes));
+static inline lanes floats_of(const uint8_t *codes) {
+    const __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(const void *)codes));
     const __m256i magnitude = _mm256_and_si256(_mm256_slli_epi16(wide, 7), _mm256_set1_epi16(0x3F80));
     const __m256i sign = _mm256_and_si256(_mm256_slli_epi16(wide, 8), _mm256_set1_epi16((short)0x8000));
     return _mm512_cvtph_ps(_mm256_or_si256(magnitude, sign));
 }
 
-/* Sixteen codes by their scales. */
+static inline float sum_of(lanes sums) { return _mm512_reduce_add_ps(sums); }
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#include <immintrin.h>
+#define STEP 8
+#define COLUMNS_OF_ROWS 2
+#define ON_LANES(name) _mm256_##name
+typedef __m256 lanes;
+
+static inline lanes floats_of(const uint8_t *codes) {
+    const __m128i wide = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)(const void *)codes));
+    const __m128i magnitude = _mm_and_si128(_mm_slli_epi16(wide, 7), _mm_set1_epi16(0x3F80));
+    const __m128i sign = _mm_and_si128(_mm_slli_epi16(wide, 8), _mm_set1_epi16((short)0x8000));
+    return _mm256_cvtph_ps(_mm_or_si128(magnitude, sign));
+}
+
+static inline float sum_of(lanes sums) {
+    const __m128 half = _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1));
+    const __m128 quarter = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(quarter, _mm_movehdup_ps(quarter)));
+}
+#endif
+
+#ifdef STEP
+#define AHEAD 4096 /* bytes: codes are asked for that early; one row of activations waits for memory and nothing else */
+
+/* A vector of codes by their scales. */
 static inline void e4m3_lanes(const uint8_t *codes, const float *scales, float *to) {
-    const __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(scales), _mm512_set1_ps(256.0f));
-    _mm512_storeu_ps(to, _mm512_mul_ps(sixteen(codes, 0xFFFF), scaled));
+    const lanes scaled = ON_LANES(mul_ps)(ON_LANES(loadu_ps)(scales), ON_LANES(set1_ps)(256.0f));
+    ON_LANES(storeu_ps)(to, ON_LANES(mul_ps)(floats_of(codes), scaled));
 }
 
 static inline __attribute__((always_inline)) void tile(const struct hwc_matmul_fp8 *c, size_t m, size_t n, int rows,
                                                        int columns) {
-    __m512 total[4][MOST_ROWS];
+    const size_t whole = c->k / STEP * STEP;
+    lanes total[4][MOST_ROWS];
     for (int column = 0; column < columns; ++column)
-        for (int row = 0; row < rows; ++row) total[column][row] = _mm512_setzero_ps();
-    for (size_t k = 0; k < c->k; k += 16) {
-        const __mmask16 held = c->k - k >= 16 ? 0xFFFF : (__mmask16)((1u << (c->k - k)) - 1);
+        for (int row = 0; row < rows; ++row) total[column][row] = ON_LANES(setzero_ps)();
+    for (size_t k = 0; k < whole; k += STEP) {
         for (int column = 0; column < columns; ++column) {
-            const __m512 weights = sixteen(c->codes + (n + column) * c->k + k, held);
+            const uint8_t *codes = c->codes + (n + column) * c->k + k;
+            if (rows == 1 && k % 64 == 0) _mm_prefetch((const char *)(codes + AHEAD), _MM_HINT_T0);
+            const lanes weights = floats_of(codes);
             for (int row = 0; row < rows; ++row) {
-                const __m512 x = _mm512_maskz_loadu_ps(held, c->x + (m + row) * c->x_stride + k);
-                total[column][row] = _mm512_fmadd_ps(weights, x, total[column][row]);
+                const lanes x = ON_LANES(loadu_ps)(c->x + (m + row) * c->x_stride + k);
+                total[column][row] = ON_LANES(fmadd_ps)(weights, x, total[column][row]);
             }
         }
     }
     for (int column = 0; column < columns; ++column)
-        for (int row = 0; row < rows; ++row)
-            c->y[(m + row) * c->y_stride + n + column] =
-                _mm512_reduce_add_ps(total[column][row]) * (256.0f * c->scales[n + column]);
+        for (int row = 0; row < rows; ++row) {
+            float sum = sum_of(total[column][row]) * 256.0f;
+            for (size_t k = whole; k < c->k; ++k)
+                sum += c->x[(m + row) * c->x_stride + k] * hwc_e4m3(c->codes[(n + column) * c->k + k]);
+            c->y[(m + row) * c->y_stride + n + column] = sum * c->scales[n + column];
+        }
 }
 
-static inline __attribute__((always_inline)) void columns_of(const struct hwc_matmul_fp8 *c, size_t m, int rows) {
-    const size_t whole = c->n_begin + (c->n_end - c->n_begin) / 4 * 4;
-    for (size_t n = c->n_begin; n < whole; n += 4) tile(c, m, n, rows, 4);
+static inline __attribute__((always_inline)) void columns_of(const struct hwc_matmul_fp8 *c, size_t m, int rows,
+                                                             int columns) {
+    const size_t step = (size_t)columns, whole = c->n_begin + (c->n_end - c->n_begin) / step * step;
+    for (size_t n = c->n_begin; n < whole; n += step) tile(c, m, n, rows, columns);
     for (size_t n = whole; n < c->n_end; ++n) tile(c, m, n, rows, 1);
 }
 
 static void few(const struct hwc_matmul_fp8 *c) {
     size_t m = 0;
-    for (; m + MOST_ROWS <= c->m; m += MOST_ROWS) columns_of(c, m, MOST_ROWS);
-    for (; m < c->m; ++m) columns_of(c, m, 1);
+    for (; m + MOST_ROWS <= c->m; m += MOST_ROWS) columns_of(c, m, MOST_ROWS, COLUMNS_OF_ROWS);
+    for (; m < c->m; ++m) columns_of(c, m, 1, 4);
 }
 #else
-/* Sixteen codes by their scales. Subnormal codes are made from integers: as float32 they would be flushed to zero. */
+/* A vector of codes by their scales. Subnormal codes are made from integers: as float32 they would be flushed to zero. */
 static inline void e4m3_lanes(const uint8_t *codes, const float *scales, float *to) {
     typedef uint8_t bytes __attribute__((vector_size(PANEL_LANES), aligned(1), may_alias));
     typedef int32_t words __attribute__((vector_size(4 * PANEL_LANES), may_alias));

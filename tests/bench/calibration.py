@@ -100,10 +100,13 @@ def timed(one: Ready, *, budget_s: float, folder: Path) -> dict[str, Any]:
 
 def rows_of(one: Ready, report: Mapping[str, Any], calibration: Calibration) -> list[dict[str, Any]]:
     """Return each series with its latency, measured and predicted."""
-    calls = {name: calibration.call_s(operations, quantised=one.quantised) for name, operations in one.work.items()}
     rows = []
     for series in report["series"]:
         name, wall = series["function"], report["wall_ms"][series["function"]]
+        calls = {
+            function: calibration.call_s(_read(operations, series.get("tokens")), quantised=one.quantised)
+            for function, operations in one.work.items()
+        }
         used = [calls[function] for function, count in series.get("calls", {name: 1}).items() for _ in range(count)]
         ends = {f"predicted_{end}_ms": 1e3 * sum(getattr(call, end) for call in used) for end in ENDS}
         dispatches = sum(operation.count for operation in one.work.get(name, ()))
@@ -114,6 +117,19 @@ def rows_of(one: Ready, report: Mapping[str, Any], calibration: Calibration) -> 
             }
         )
     return rows
+
+
+def _read(operations: Sequence[Operation], tokens: int | None) -> list[Operation]:
+    """Return the work of a call that finds ``tokens`` in its cache: the attention kernel reads no key beyond them."""
+    if tokens is None:
+        return list(operations)
+    return [_used(operation, tokens) if operation.op == "attention" else operation for operation in operations]
+
+
+def _used(attention: Operation, tokens: int) -> Operation:
+    share = min(1.0, tokens / attention.n)
+    read = {"flops": attention.flops * share, "read_bytes": attention.read_bytes * share}
+    return replace(attention, n=max(1, round(attention.n * share)), **read)
 
 
 def summarised(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ arrays. Ratios are of medians within a round: their median, with tenth and ninet
 median and percentiles of times are of single calls. A contestant is right if its answer has the direction of the float
 model's (cosine, in ONNX Runtime without optimisation) and is close to exact arithmetic on its own codes; a language
 model, if it finds likeliest what the float model says in PyTorch. Who answers wrongly is flagged, and counts nowhere.
-Predicted: by the target's calibration, on one thread, of artefacts without kernels, which it has not seen. Roofline:
+Predicted: by the target's calibration, on one thread, kernels included. Roofline:
 the larger of all arithmetic at the calibrated float32 peak and of all stored weights, read once at the calibrated
 bandwidth of memory."""
 

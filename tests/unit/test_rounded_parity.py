@@ -6,16 +6,20 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from hwc.pipeline.outcome import Outcome
+from hwc.capture import golden
+from hwc.pipeline.outcome import ROUNDED_SHARE, Outcome
 
 
 def parity(folder: Path, kernel: dict[str, object], rounded: float | None) -> float:
     (folder / "lower.json").write_text(json.dumps({"vendor": {"kernels": {"w4a16": kernel}}} if kernel else {}))
-    spec = SimpleNamespace(parity_max_abs=5e-6, parity_rounded_max_abs=rounded)
-    found: float = Outcome.parity_max_abs.fget(SimpleNamespace(spec=spec, path={"lower": folder}))
-    return found
+    golden.save_numbered(folder / "expected.npz", [{"y": np.array([-2.0, 1.0, np.inf])}, {"y": np.zeros(0)}])
+    spec = SimpleNamespace(parity_max_abs=5e-6, parity_rounded_max_abs=rounded, generation=None)
+    outcome = Outcome.__new__(Outcome)
+    outcome.spec, outcome.path = spec, {"lower": folder, "reference": folder, "cases": folder / "other"}
+    return outcome.parity_max_abs
 
 
 @pytest.mark.parametrize(
@@ -25,7 +29,8 @@ def parity(folder: Path, kernel: dict[str, object], rounded: float | None) -> fl
         ({"linked": False, "activation_bits": 16}, 4e-5, 5e-6),
         ({"linked": True}, 4e-5, 5e-6),
         ({}, 4e-5, 5e-6),
-        ({"linked": True, "activation_bits": 16}, None, 5e-6),
+        ({"linked": True, "activation_bits": 16}, None, 2 * ROUNDED_SHARE),  # a share of the largest answer
+        ({"linked": True, "activation_bits": 16}, 1e-6, 1e-6),
     ],
 )
 def test_only_a_linked_kernel_that_rounds_activations_widens_the_parity(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,7 +40,7 @@ def foreign(shared_mlp: Cli, lacking: str, tmp_path_factory: pytest.TempPathFact
     own = descriptor.replace('name = "x86-64-v3"', 'name = "rare-cpu"').replace(
         'cpu = "x86-64-v3"', f'cpu = "x86-64-v3"\ncpu_features = ["+{lacking}"]'
     )
-    (cli.cwd / "targets").mkdir()
+    shutil.copytree(facts_dir("targets") / "kernels", cli.cwd / "targets" / "kernels")  # which the descriptor names
     (cli.cwd / "targets" / "rare-cpu.toml").write_text(own)
     built = cli("build", "mlp", "-t", "rare-cpu", "-t", "aarch64-neoverse", "-q", "fp32", "--format", "json").ok()
     assert [row["status"] for row in built.json()[0]["variants"]] == ["unverified", "unverified"]

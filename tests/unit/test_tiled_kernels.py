@@ -54,6 +54,7 @@ def test_a_linear_in_tiles_by_the_kernel_computes_what_onnx_runtime_computes(sha
     assert seen.product.tiled == (n % 16 == 0)
     opened.note("main_graph", rewritten.seen)
     write_archive(pack(LAYER, codes, "i4-tiled"), tmp_path / "w.irpa")
+    opened.complete()
     code = compiled(opened.declared(rewritten.mlir), tmp_path)
     found = run_on_cpu(code, tmp_path / "w.irpa", {"x": x}, {"y": expected.shape})["y"]
     np.testing.assert_allclose(found, expected, rtol=0, atol=6e-5 * np.abs(expected).max())

@@ -43,6 +43,9 @@ def copied(language: Cli, folder: Any) -> Cli:
     return cli
 
 
+pytestmark = pytest.mark.slow  # a language model for three targets takes minutes
+
+
 @pytest.fixture(scope="module")
 def side_by_side(
     language: Cli, built_language: Mapping[str, Any], tmp_path_factory: pytest.TempPathFactory
@@ -88,7 +91,6 @@ def test_a_fault_in_one_layer_of_one_target_fails_the_build_and_names_the_layer(
     assert "model.model.layers.0 is" not in ran.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.vulkan
 def test_every_scheme_makes_the_same_tokens_on_all_three(
     language: Cli, built_language: Mapping[str, Any], tmp_path_factory: pytest.TempPathFactory
@@ -102,7 +104,6 @@ def test_every_scheme_makes_the_same_tokens_on_all_three(
             assert others <= set(found[f"{target}/{scheme}"])
 
 
-@pytest.mark.slow
 @pytest.mark.vulkan
 def test_smollm2_makes_the_same_tokens_on_lavapipe(cli: Cli) -> None:
     chosen = ("-t", CPU, "-t", VULKAN, "-q", "fp32", "-q", "w4a16-rtn")
@@ -112,7 +113,6 @@ def test_smollm2_makes_the_same_tokens_on_lavapipe(cli: Cli) -> None:
 
 
 @needs_emulator
-@pytest.mark.slow
 def test_an_emulated_chip_takes_the_same_decode_steps(
     side_by_side: tuple[Cli, list[dict[str, Any]]], tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ def project(cli: Cli) -> Cli:
     linear_onnx(root / "nets" / "linears.onnx")
     target = (facts_dir("targets") / "x86-64-v3.toml").read_text()
     (root / "chips" / "own-chip.toml").write_text(target.replace('name = "x86-64-v3"', 'name = "own-chip"'))
+    shutil.copytree(facts_dir("targets") / "kernels", root / "chips" / "kernels")  # which the descriptor names
     return type(cli)(home=cli.home, store=cli.store, cwd=root / "src")
 
 

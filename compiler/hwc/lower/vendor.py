@@ -120,6 +120,7 @@ def _digests(target: TargetSpec, folder: Path) -> Iterator[tuple[str, str]]:
             raise UsageError(
                 f"kernel `{name}`: there is no file {kernel.source or kernel.object} beside the descriptor",
                 where=f"{folder / target.name}.toml [kernels.{name}] {key}",
+                hint="a copied descriptor needs its kernels' folder too; without [kernels] all code is generated",
             )
         yield f"{kernel.source or kernel.object}", digest.of_file(file)
         for pattern in _INCLUDED if kernel.source else ():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent / "unit"))
 from bundle_parts import CONTENTS, CREATED, MODEL, TAG, measurement, variant
@@ -64,12 +65,12 @@ def client_of(server: Server, *, env: dict[str, str] | None = None, patience: Pa
                   patience=patience)
 
 
-def pull(layout: Layout, server: Server, point: str = ":1.2.0", **how: object) -> pulling.Pulled:
+def pull(layout: Layout, server: Server, point: str = ":1.2.0", **how: Any) -> pulling.Pulled:
     with client_of(server) as client:
-        return pulling.pull(layout, place(server, point), client, pulling.How(**how), silent)  # type: ignore[arg-type]
+        return pulling.pull(layout, place(server, point), client, pulling.How(**how), silent)
 
 
-def push(layout: Layout, server: Server, local_tag: str = TAG, tag: str = "1.2.0", **how: object) -> pushing.Pushed:
+def push(layout: Layout, server: Server, local_tag: str = TAG, tag: str = "1.2.0", **how: Any) -> pushing.Pushed:
     with client_of(server) as client:
         source = Reference(layout_path=str(layout.path), tag=local_tag)
-        return pushing.push(layout, source, client, tag, pushing.How(**how), silent)  # type: ignore[arg-type]
+        return pushing.push(layout, source, client, tag, pushing.How(**how), silent)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from hwc.errors import MachineError
 from hwc.faults import fail_point
@@ -104,14 +105,14 @@ def _own_peak_bytes(pid: int) -> int:
 class _Pump(threading.Thread):
     """Reads one pipe to its end, tells each whole line, and keeps the first and last parts."""
 
-    def __init__(self, stream: object, tell: Tell) -> None:
+    def __init__(self, stream: IO[bytes], tell: Tell) -> None:
         super().__init__(daemon=True)
         self._stream, self._tell = stream, tell
         self._kept, self._begun = bytearray(), b""
         self.start()
 
     def run(self) -> None:
-        while chunk := self._stream.read1(65536):  # type: ignore[attr-defined]
+        while chunk := os.read(self._stream.fileno(), 65536):
             self._kept += chunk
             *lines, self._begun = (self._begun + chunk).split(b"\n")
             self._begun = self._begun[-LINE_CAP_BYTES:]
@@ -177,6 +178,7 @@ def _watch(
     process: subprocess.Popen[bytes], call: Call, started: float, stop: threading.Event | None, tell: Tell
 ) -> Outcome:
     stdout = _Pump(process.stdout, lambda _: None) if process.stdout else None
+    assert process.stderr is not None  # started with a pipe
     stderr = _Pump(process.stderr, tell)
     stopped_by = ""
     peak = 0

@@ -4,54 +4,32 @@
  * With F16C an E4M3 magnitude shifted by 7 bits is a float16 of 2^-8 times its value, subnormals too, which the CPU
  * converts; 2^8 goes into the row's scale.
  */
+#include "few_rows.h"
 #include "hwc_kernels.h"
 #include "panel.h"
 
-#define MOST_ROWS 4
-
-#if defined(__AVX512BW__) && defined(__AVX512VL__)
-#include <immintrin.h>
-#define STEP 16
-#define COLUMNS_OF_ROWS 4 /* beside each other, of MOST_ROWS rows: their sums stay in registers */
-#define ON_LANES(name) _mm512_##name
-typedef __m512 lanes;
-
+#ifdef STEP
+/* A vector of codes, by 2^-8. */
 static inline lanes floats_of(const uint8_t *codes) {
+#if STEP == 16
     const __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(const void *)codes));
     const __m256i magnitude = _mm256_and_si256(_mm256_slli_epi16(wide, 7), _mm256_set1_epi16(0x3F80));
     const __m256i sign = _mm256_and_si256(_mm256_slli_epi16(wide, 8), _mm256_set1_epi16((short)0x8000));
     return _mm512_cvtph_ps(_mm256_or_si256(magnitude, sign));
-}
-
-static inline float sum_of(lanes sums) { return _mm512_reduce_add_ps(sums); }
-#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
-#include <immintrin.h>
-#define STEP 8
-#define COLUMNS_OF_ROWS 2
-#define ON_LANES(name) _mm256_##name
-typedef __m256 lanes;
-
-static inline lanes floats_of(const uint8_t *codes) {
+#else
     const __m128i wide = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)(const void *)codes));
     const __m128i magnitude = _mm_and_si128(_mm_slli_epi16(wide, 7), _mm_set1_epi16(0x3F80));
     const __m128i sign = _mm_and_si128(_mm_slli_epi16(wide, 8), _mm_set1_epi16((short)0x8000));
     return _mm256_cvtph_ps(_mm_or_si128(magnitude, sign));
-}
-
-static inline float sum_of(lanes sums) {
-    const __m128 half = _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1));
-    const __m128 quarter = _mm_add_ps(half, _mm_movehl_ps(half, half));
-    return _mm_cvtss_f32(_mm_add_ss(quarter, _mm_movehdup_ps(quarter)));
-}
 #endif
+}
 
-#ifdef STEP
-#define AHEAD 4096 /* bytes: codes are asked for that early; one row of activations waits for memory and nothing else */
-
-/* A vector of codes by their scales. */
+/* Codes of a panel's lanes by their scales. A CPU with AVX-512F alone has panels of more lanes than our vectors. */
 static inline void e4m3_lanes(const uint8_t *codes, const float *scales, float *to) {
-    const lanes scaled = ON_LANES(mul_ps)(ON_LANES(loadu_ps)(scales), ON_LANES(set1_ps)(256.0f));
-    ON_LANES(storeu_ps)(to, ON_LANES(mul_ps)(floats_of(codes), scaled));
+    for (size_t at = 0; at < PANEL_LANES; at += STEP) {
+        const lanes scaled = ON_LANES(mul_ps)(ON_LANES(loadu_ps)(scales + at), ON_LANES(set1_ps)(256.0f));
+        ON_LANES(storeu_ps)(to + at, ON_LANES(mul_ps)(floats_of(codes + at), scaled));
+    }
 }
 
 static inline __attribute__((always_inline)) void tile(const struct hwc_matmul_fp8 *c, size_t m, size_t n, int rows,
@@ -80,17 +58,12 @@ static inline __attribute__((always_inline)) void tile(const struct hwc_matmul_f
         }
 }
 
-static inline __attribute__((always_inline)) void columns_of(const struct hwc_matmul_fp8 *c, size_t m, int rows,
-                                                             int columns) {
-    const size_t step = (size_t)columns, whole = c->n_begin + (c->n_end - c->n_begin) / step * step;
-    for (size_t n = c->n_begin; n < whole; n += step) tile(c, m, n, rows, columns);
-    for (size_t n = whole; n < c->n_end; ++n) tile(c, m, n, rows, 1);
-}
-
 static void few(const struct hwc_matmul_fp8 *c) {
     size_t m = 0;
-    for (; m + MOST_ROWS <= c->m; m += MOST_ROWS) columns_of(c, m, MOST_ROWS, COLUMNS_OF_ROWS);
-    for (; m < c->m; ++m) columns_of(c, m, 1, 4);
+#define ROWS(n, columns) tile(c, m, n, MOST_ROWS, columns)
+    for (; m + MOST_ROWS <= c->m; m += MOST_ROWS) BY_COLUMNS(c->n_begin, c->n_end, COLUMNS_OF_ROWS, ROWS);
+#define ROW(n, columns) tile(c, m, n, 1, columns)
+    for (; m < c->m; ++m) BY_COLUMNS(c->n_begin, c->n_end, 4, ROW);
 }
 #else
 /* A vector of codes by their scales. Subnormal codes are made from integers: as float32 they would be flushed to zero. */

@@ -3,47 +3,24 @@
  * Many rows of activations are multiplied by panels (panel.h). Few: a vector of codes becomes one of floats by two
  * conversions, and a group's sum is scaled once, which keeps up with memory. Without AVX2 and F16C: portable.h.
  */
+#include "few_rows.h"
 #include "panel.h"
 #include "portable.h"
 
-#define MOST_ROWS 4
-#define AHEAD 4096 /* bytes: codes are asked for that early; one row of activations waits for memory and nothing else */
-
-#if defined(__AVX512BW__) && defined(__AVX512VL__)
-#include <immintrin.h>
-#define STEP 16
-#define COLUMNS_OF_ROWS 4 /* beside each other, of MOST_ROWS rows: their sums stay in registers */
-#define ON_LANES(name) _mm512_##name
-typedef __m512 lanes;
-
-static inline __m512i integers_of(const uint8_t *codes, uint32_t codes_form) {
-    const __m128i raw = _mm_loadu_si128((const __m128i *)(const void *)codes);
-    if (codes_form == HWC_CODES_SIGNED) return _mm512_cvtepi8_epi32(raw);
-    return _mm512_sub_epi32(_mm512_cvtepu8_epi32(raw), _mm512_set1_epi32(128));
-}
-
-static inline float sum_of(lanes sums) { return _mm512_reduce_add_ps(sums); }
-#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
-#include <immintrin.h>
-#define STEP 8
-#define COLUMNS_OF_ROWS 2
-#define ON_LANES(name) _mm256_##name
-typedef __m256 lanes;
-
-static inline __m256i integers_of(const uint8_t *codes, uint32_t codes_form) {
-    const __m128i raw = _mm_loadl_epi64((const __m128i *)(const void *)codes);
-    if (codes_form == HWC_CODES_SIGNED) return _mm256_cvtepi8_epi32(raw);
-    return _mm256_sub_epi32(_mm256_cvtepu8_epi32(raw), _mm256_set1_epi32(128));
-}
-
-static inline float sum_of(lanes sums) {
-    const __m128 half = _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1));
-    const __m128 quarter = _mm_add_ps(half, _mm_movehl_ps(half, half));
-    return _mm_cvtss_f32(_mm_add_ss(quarter, _mm_movehdup_ps(quarter)));
-}
-#endif
-
 #ifdef STEP
+/* A vector of codes, less 128 where they are not signed. */
+static inline lanes floats_of(const uint8_t *codes, uint32_t codes_form) {
+#if STEP == 16
+    const __m128i raw = _mm_loadu_si128((const __m128i *)(const void *)codes);
+    if (codes_form == HWC_CODES_SIGNED) return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(raw));
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_cvtepu8_epi32(raw), _mm512_set1_epi32(128)));
+#else
+    const __m128i raw = _mm_loadl_epi64((const __m128i *)(const void *)codes);
+    if (codes_form == HWC_CODES_SIGNED) return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(raw));
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_cvtepu8_epi32(raw), _mm256_set1_epi32(128)));
+#endif
+}
+
 static inline __attribute__((always_inline)) void tile(const struct hwc_dequantise_matmul *c, size_t m, size_t n,
                                                        int rows, int columns) {
     lanes total[4][MOST_ROWS];
@@ -57,7 +34,7 @@ static inline __attribute__((always_inline)) void tile(const struct hwc_dequanti
             lanes sum[MOST_ROWS];
             for (int row = 0; row < rows; ++row) sum[row] = ON_LANES(setzero_ps)();
             for (size_t at = 0; at < c->group; at += STEP) {
-                const lanes weights = ON_LANES(cvtepi32_ps)(integers_of(codes + at, c->codes_form));
+                const lanes weights = floats_of(codes + at, c->codes_form);
                 for (int row = 0; row < rows; ++row) {
                     const lanes x = ON_LANES(loadu_ps)(c->x + (m + row) * c->x_stride + k + at);
                     sum[row] = ON_LANES(fmadd_ps)(weights, x, sum[row]);
@@ -73,17 +50,12 @@ static inline __attribute__((always_inline)) void tile(const struct hwc_dequanti
             c->y[(m + row) * c->y_stride + n + column] = sum_of(total[column][row]);
 }
 
-static inline __attribute__((always_inline)) void columns_of(const struct hwc_dequantise_matmul *c, size_t m, int rows,
-                                                             int columns) {
-    const size_t step = (size_t)columns, whole = c->n_begin + (c->n_end - c->n_begin) / step * step;
-    for (size_t n = c->n_begin; n < whole; n += step) tile(c, m, n, rows, columns);
-    for (size_t n = whole; n < c->n_end; ++n) tile(c, m, n, rows, 1);
-}
-
 static void multiply(const struct hwc_dequantise_matmul *c) {
     size_t m = 0;
-    for (; m + MOST_ROWS <= c->m; m += MOST_ROWS) columns_of(c, m, MOST_ROWS, COLUMNS_OF_ROWS);
-    for (; m < c->m; ++m) columns_of(c, m, 1, 1);
+#define ROWS(n, columns) tile(c, m, n, MOST_ROWS, columns)
+    for (; m + MOST_ROWS <= c->m; m += MOST_ROWS) BY_COLUMNS(c->n_begin, c->n_end, COLUMNS_OF_ROWS, ROWS);
+#define ROW(n, columns) tile(c, m, n, 1, columns)
+    for (; m < c->m; ++m) BY_COLUMNS(c->n_begin, c->n_end, 1, ROW);
 }
 #define FAST(c) ((c)->group % STEP == 0 && (c)->zeros_form == HWC_ZEROS_NONE)
 #else

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -293,8 +294,9 @@ def test_prompts_are_texts_tokens_or_messages(language: Language) -> None:
     assert language.encode([BOS, 5]) == [BOS, 5]
     with pytest.raises(UsageError, match="no chat template"):
         language.encode([{"role": "user", "content": "hi"}])
+    mixed: Any = [5, {"role": "user", "content": "hi"}]
     with pytest.raises(UsageError, match="not several"):
-        language.encode([5, {"role": "user", "content": "hi"}])  # type: ignore[list-item]
+        language.encode(mixed)
     for empty in ("", []):
         with pytest.raises(UsageError, match="empty"):
             language.encode(empty)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ MODULE = f"""module {{
 """
 
 
-def compiled(work: Path, chip: Lowering, rules: tuple[LegalityRule, ...]) -> tuple[Path, dict[str, object], str]:
+def compiled(work: Path, chip: Lowering, rules: tuple[LegalityRule, ...]) -> tuple[Path, dict[str, Any], str]:
     """Compile the module for a chip beside this machine's CPU; return the artefact, the facts and the placed text."""
     work.mkdir()
     how = Compilation(lowering=chip, flags=compiler_flags(chip), work=work, limits=LIMITS, stored={})
@@ -92,7 +93,7 @@ def test_what_falls_back_runs_on_the_host_and_the_answer_is_the_same(tmp_path: P
     host, chip = sorted(code_in(artefact), key=lambda name: "vmvx" in name)  # both products share one piece of code
     assert "embedded_elf_x86_64" in host
     assert "vmvx" in chip
-    told = facts["placement"]["main"]  # type: ignore[index]
+    told = facts["placement"]["main"]
     assert (told["dispatches"], len(told["on_host"])) == (3, 1)
     assert told["link_bytes_per_call"] == 2 * ROWS * WIDTH * 4
     assert told["reasons"] == ["no exponential"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from predicted_parts import LLAMA_70B, npu
@@ -114,9 +115,9 @@ def test_a_prediction_costs_each_operation_once_a_corner(monkeypatch: pytest.Mon
     asked: list[str] = []
     known = whole.cost
 
-    def counted(operation: Operation, *rest: object, **named: object) -> object:
+    def counted(operation: Operation, *rest: Any, **named: Any) -> object:
         asked.append(operation.name)
-        return known(operation, *rest, **named)  # type: ignore[arg-type]
+        return known(operation, *rest, **named)
 
     monkeypatch.setattr(whole, "cost", counted)
     setting = Setting(target=npu(), prices=PRICES)

@@ -139,9 +139,9 @@ def test_a_tier_for_an_empty_group_is_refused() -> None:
 
 
 def test_methods_rank_from_measured_to_assumed() -> None:
-    ranked = ["measured", "calibrated", "datasheet", "simulated", "estimated", "assumed"]
+    ranked: list[serving.Method] = ["measured", "calibrated", "datasheet", "simulated", "estimated", "assumed"]
     for index, method in enumerate(ranked):
-        assert serving.worst(ranked[: index + 1]) == method  # type: ignore[arg-type]
+        assert serving.worst(ranked[: index + 1]) == method
 
 
 @pytest.mark.parametrize("version", ["2.0.0", "11.0.0", "0.9.0"])

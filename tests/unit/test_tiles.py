@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,9 +26,9 @@ K, N = 24, 32
 WEIGHT = np.random.default_rng(3).standard_normal((K, N), np.float32)
 
 
-def _linear(name: str, **changed: object) -> Linear:
-    told = {"layer": name, "weight": f"{name}.weight", "k": K, "n": N, "transposed": False, **changed}
-    return Linear(**told)  # type: ignore[arg-type]
+def _linear(name: str, **changed: Any) -> Linear:
+    told: dict[str, Any] = {"layer": name, "weight": f"{name}.weight", "k": K, "n": N, "transposed": False, **changed}
+    return Linear(**told)
 
 
 def test_only_whole_untransposed_float_linears_lie_in_tiles() -> None:

@@ -182,7 +182,7 @@ def _dequantise(placed: Placed, rows: np.ndarray) -> np.ndarray:
     try:
         with np.errstate(all="ignore"):  # what is not finite is told by its tensor's name
             values: np.ndarray = gguf.dequantize(rows, gguf.GGMLQuantizationType[kind])
-    except (KeyError, NotImplementedError) as error:
+    except (KeyError, NotImplementedError) as error:  # what gguf raises of types that are new to it, or have no code
         raise UsageError(f"tensor `{placed.source.name}` is of type {kind}, which has no float values here") from error
     return values
 

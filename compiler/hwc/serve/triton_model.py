@@ -20,7 +20,7 @@ from typing import Any
 sys.path[:0] = [folder for folder in os.environ.get("HWC_TRITON_PATH", "").split(os.pathsep) if folder]
 
 import numpy as np  # noqa: E402
-import triton_python_backend_utils as triton  # type: ignore[import-not-found]  # noqa: E402
+import triton_python_backend_utils as triton  # noqa: E402
 
 Arrays = dict[str, np.ndarray]
 

@@ -11,6 +11,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
@@ -89,7 +90,7 @@ def _example(user: ModuleType, make: Any, module: Any) -> dict[str, Any]:
     if set(given) <= set(names):  # the module is called by position
         given = {name: given[name] for name in names if name in given}
     example = {
-        str(name): _guarded(f"example `{name}` is no tensor", lambda v=value: torch.as_tensor(v))  # type: ignore[misc]
+        str(name): _guarded(f"example `{name}` is no tensor", partial(torch.as_tensor, value))
         for name, value in given.items()
     }
     if not example or any(tensor.numel() == 0 for tensor in example.values()):

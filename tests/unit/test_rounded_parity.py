@@ -6,19 +6,19 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
-from hwc.capture import golden
-from hwc.pipeline.outcome import ROUNDED_SHARE, Outcome
+from hwc.measure import noise
+from hwc.pipeline.outcome import Outcome
 
 
 def parity(folder: Path, kernel: dict[str, object], rounded: float | None) -> float:
     (folder / "lower.json").write_text(json.dumps({"vendor": {"kernels": {"w4a16": kernel}}} if kernel else {}))
-    golden.save_numbered(folder / "expected.npz", [{"y": np.array([-2.0, 1.0, np.inf])}, {"y": np.zeros(0)}])
-    spec = SimpleNamespace(parity_max_abs=5e-6, parity_rounded_max_abs=rounded, generation=None)
+    noise.write(1e-6, folder)
     outcome = Outcome.__new__(Outcome)
-    outcome.spec, outcome.path = spec, {"lower": folder, "reference": folder, "cases": folder / "other"}
+    outcome.spec = SimpleNamespace(parity_max_abs=5e-6, parity_rounded_max_abs=rounded)
+    outcome.variant = SimpleNamespace(scheme=SimpleNamespace(rounds_activations=False))
+    outcome.path = {"lower": folder, "noise": folder}
     return outcome.parity_max_abs
 
 
@@ -29,7 +29,8 @@ def parity(folder: Path, kernel: dict[str, object], rounded: float | None) -> fl
         ({"linked": False, "activation_bits": 16}, 4e-5, 5e-6),
         ({"linked": True}, 4e-5, 5e-6),
         ({}, 4e-5, 5e-6),
-        ({"linked": True, "activation_bits": 16}, None, 2 * ROUNDED_SHARE),  # a share of the largest answer
+        ({"linked": True, "activation_bits": 16}, None, 2 * 2**-16),  # twice the noise of a move by its last bit
+        ({"linked": True, "activation_bits": 24}, None, 5e-6),  # less than float32's own noise is that
         ({"linked": True, "activation_bits": 16}, 1e-6, 1e-6),
     ],
 )

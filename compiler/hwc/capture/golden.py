@@ -190,14 +190,6 @@ def load_numbered(path: Path) -> list[dict[str, np.ndarray]]:
     return [rows[number] for number in sorted(rows)]
 
 
-def largest(path: Path) -> float:
-    """Return the largest finite magnitude in what ``save_numbered`` wrote; 0 if there is none."""
-    import numpy as np
-
-    arrays = [np.abs(array[np.isfinite(array)]) for row in load_numbered(path) for array in row.values()]
-    return max((float(found.max()) for found in arrays if found.size), default=0.0)
-
-
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write an uncompressed ``.npz`` whose bytes depend on the arrays alone (NumPy stamps no time into it)."""
     import numpy as np

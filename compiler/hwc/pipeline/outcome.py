@@ -16,7 +16,6 @@ from hwc.bundle.describe import Findings, describe
 from hwc.bundle.describe_language import equivalents
 from hwc.bundle.manifest import content_sha256
 from hwc.bundle.serving import Serving, to_document
-from hwc.capture import golden
 from hwc.capture.calls import DOMAINS
 from hwc.capture.greedy import LOGITS, TOKENS
 from hwc.lower import hand_over
@@ -31,16 +30,14 @@ from hwc.spec.prices import PriceTable
 
 TOOLS = ("torch", "optimum-onnx", "onnx", "onnxsim", "onnxruntime", "iree-base-compiler", "iree-base-runtime")
 
-ROUNDED_SHARE = 2.0**-11
-"""Of a model's largest output: twice and more what activations of 16 bits were seen to move (1.2e-4 to 2.1e-4)."""
 LANGUAGE_GOLDEN = (DOMAINS, TOKENS, LOGITS)
 """Golden files of language models alone."""
 
 
-def _rounds(lowered: Mapping[str, Any]) -> bool:
-    """Tell whether an artefact holds a kernel that keeps fewer bits of activations than their type has."""
-    kernels = lowered.get("vendor", {}).get("kernels", {})
-    return any(kernel["linked"] and "activation_bits" in kernel for kernel in kernels.values())
+def _kept_bits(lowered: Mapping[str, Any]) -> int | None:
+    """Return the fewest bits of activations that a kernel in an artefact keeps; None where all keep what they get."""
+    kernels = lowered.get("vendor", {}).get("kernels", {}).values()
+    return min((one["activation_bits"] for one in kernels if one["linked"] and "activation_bits" in one), default=None)
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:
@@ -90,16 +87,12 @@ class Outcome:
     def parity_max_abs(self) -> float:
         """Largest difference allowed to ONNX Runtime on the same quantised graph."""
         own, rounded = self.spec.parity_max_abs, self.spec.parity_rounded_max_abs
-        if _rounds(_read(self.path["lower"], "lower.json")):
-            own = rounded if rounded is not None else max(own, self._rounded_default)
-        return max(own, noise.bound(self.path["noise"]) if "noise" in self.path else 0.0)
-
-    @property
-    def _rounded_default(self) -> float:
-        """What rounded activations may move an answer by, where the model's specification does not say."""
-        if self.spec.generation is not None:
-            return 0.0
-        return ROUNDED_SHARE * golden.largest(self.path.get("reference", self.path["cases"]) / "expected.npz")
+        bits = _kept_bits(_read(self.path["lower"], "lower.json"))
+        if bits is not None and rounded is not None:
+            own = rounded
+        elif bits is not None and "noise" in self.path:
+            own = max(own, noise.bound_at(self.path["noise"], bits))
+        return max(own, noise.bound(self.path["noise"]) if self.variant.scheme.rounds_activations else 0.0)
 
     @property
     def measured_utc(self) -> str | None:

@@ -174,7 +174,7 @@ def _variant(front: Front, target: ResolvedTarget, scheme: Scheme) -> VariantPla
     return VariantPlan(
         target=target, scheme=scheme, buckets=buckets, capture=capture, simplify=simplify, cases=cases,
         reference=reference.get("reference"), nearest=nearest.get("nearest"),
-        noise=_noise(front, scheme, reference.get("reference")),
+        noise=_noise(front, target.spec, scheme, reference.get("reference")),
         quantise=quantise, encode=encode, lower=lower, check=check, profile=profile,
     )
 
@@ -269,8 +269,11 @@ def _reference(
     return {"reference": make_step(stages.REFERENCE, label, {"spec": shapes}, inputs, front.local)}
 
 
-def _noise(front: Front, scheme: Scheme, reference: Step | None) -> Step | None:
-    if reference is None or not scheme.rounds_activations:
+def _noise(front: Front, target: TargetSpec, scheme: Scheme, reference: Step | None) -> Step | None:
+    """Plan what bounds parity where the scheme rounds activations, or a kernel does and the model has no bound."""
+    rounding = {vendor.PATTERN_TYPES[one.pattern][1] for one in target.kernels.values() if one.activation_bits}
+    by_kernel = front.spec.parity_rounded_max_abs is None and bool(rounding & {*scheme.kinds})
+    if reference is None or not (scheme.rounds_activations or by_kernel):
         return None
     inputs = {**reference.inputs, "reference": reference}
     return make_step(stages.NOISE, f"noise of {front.spec.name} {scheme.name}", reference.params, inputs, front.local)

@@ -243,8 +243,8 @@ class ModelSpec(Record):
     parity_max_abs: Annotated[float, Field(gt=0)] = 5e-5
     """Largest absolute difference allowed between an artefact and ONNX Runtime on the same quantised graph."""
     parity_rounded_max_abs: Annotated[float, Field(gt=0)] | None = None
-    """The same for an artefact with a kernel that keeps fewer bits of activations than float32 has; None: a 2,048th of
-    the largest expected output, or of a language model the same."""
+    """The same for an artefact with a kernel that keeps fewer bits of activations than float32 has; None: what
+    the stage noise finds."""
     quantise: QuantiseSpec = QuantiseSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     calibration: CalibrationSpec = CalibrationSpec()

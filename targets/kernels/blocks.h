@@ -10,8 +10,8 @@
 
 #define BLOCK 32
 #define STEP (8 * L)       /* k of one vector of codes: lane i has k = 8 i ... 8 i + 7 */
-#define ROOM 16384         /* values kept: 8 rows of 2048 or 32 of 512 */
-#define MOST_ROWS 32
+#define ROOM 16384         /* values kept: 8 rows of 2048 or 16 of 1024 */
+#define MOST_ROWS 16
 #define MOST_LEVEL 32639.0f /* its high byte is 127 and its low byte too */
 
 typedef union { float f; int32_t i; } word;

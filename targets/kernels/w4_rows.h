@@ -46,9 +46,12 @@ INLINE void add_step(const struct hwc_dequantise_matmul *c, const line *l, size_
         const size_t from = n + (size_t)column;
         const uint8_t *bytes = c->codes + from * c->row_bytes + whole / 2;
         const vec codes = careful ? codes_of(bytes, l->p->end - whole) : v_load(bytes);
-        const vec even = v_low(codes, l->flip), odd = v_high(codes, l->flip);
-        const vec high = v_dot(v_dot(v_zero(), even, v_load(levels)), odd, v_load(levels + 4 * L));
-        const vec low = v_dot(v_dot(v_zero(), even, v_load(levels + 8 * L)), odd, v_load(levels + 12 * L));
+        const vec flipped = v_flipped(codes, l->flip), even = v_low(flipped), odd = v_high(flipped);
+        vec high = v_zero(), low = v_zero();
+        v_dot(high, even, v_load(levels));
+        v_dot(low, even, v_load(levels + 8 * L));
+        v_dot(high, odd, v_load(levels + 4 * L));
+        v_dot(low, odd, v_load(levels + 12 * L));
         const vecf sum = v_float(v_add(v_whole(high, low), v_load(l->x->sums + at)));
         const vecf weights = scales_by_lane(c, from * c->groups + (whole >> l->shift), l->lanes, careful);
         total[column] = f_fma(sum, f_mul(weights, f_load(l->x->scales + at)), total[column]);
@@ -70,7 +73,7 @@ INLINE void row_product(const struct hwc_dequantise_matmul *c, const line *l, si
 }
 
 static void by_rows(const struct hwc_dequantise_matmul *c, const row_blocks *x, const part *p) {
-    const vec flip = v_bytes(c->codes_form & HWC_CODES_SIGNED ? 8 : 0);
+    const vec flip = v_bytes((char)(c->codes_form & HWC_CODES_SIGNED ? 0x88 : 0));
     const int shift = __builtin_ctzll(c->group);
     int32_t lane[L];
     for (int at = 0; at < L; ++at) lane[at] = (int32_t)((size_t)at * 8 >> shift);

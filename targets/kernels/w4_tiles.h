@@ -4,6 +4,7 @@
 
 #include "blocks.h"
 
+#define AHEAD 2048 /* bytes: one row of activations waits for memory, which the CPU's own prefetching leaves at each page */
 #define INLINE static inline __attribute__((always_inline))
 
 /* What part of a product is computed: rows from m on, k from begin to end. */
@@ -23,20 +24,9 @@ typedef struct {
 /* Most k at a time that share a block of activations and a group of weights. */
 static inline size_t segment_of(size_t group) { return group % 32 == 0 ? 32 : group % 16 == 0 ? 16 : 8; }
 
-/* Add one segment, of 8 * steps k, of `rows` rows by the columns of one tile. */
-INLINE void add_segment(const struct hwc_dequantise_matmul *c, const row_blocks *x, const tile *t, size_t row, size_t k,
-                        size_t group, vec flip, int rows, int steps, vecf *total) {
-    vec high[TILE_ROWS], low[TILE_ROWS];
-    for (int r = 0; r < rows; ++r) high[r] = low[r] = v_zero();
-    for (int step = 0; step < steps; ++step) {
-        const size_t eight = k / 8 + (size_t)step;
-        const vec codes = v_load(t->codes + eight * t->step_bytes), even = v_low(codes, flip), odd = v_high(codes, flip);
-        const four_bytes *levels = (const four_bytes *)(x->levels + row * x->k * 2) + eight * (size_t)rows * 4;
-        for (int r = 0; r < rows; ++r) {
-            high[r] = v_dot(v_dot(high[r], even, v_each(levels[4 * r + 0])), odd, v_each(levels[4 * r + 1]));
-            low[r] = v_dot(v_dot(low[r], even, v_each(levels[4 * r + 2])), odd, v_each(levels[4 * r + 3]));
-        }
-    }
+/* Scale a segment's sums by its activations and weights, and add them to `rows` rows' totals by one tile. */
+INLINE void add_scaled(const struct hwc_dequantise_matmul *c, const row_blocks *x, const tile *t, size_t row, size_t k,
+                       size_t group, int rows, const vec *high, const vec *low, vecf *total) {
     const vecf scale = f_halves(t->scales + group * t->columns);
     for (int r = 0; r < rows; ++r) {
         const size_t at = ((row + (size_t)r) * x->k + k) / 8;
@@ -52,6 +42,31 @@ INLINE void add_segment(const struct hwc_dequantise_matmul *c, const row_blocks 
                              f_mul(v_float(base), f_each(-0.125f * x->scales[at])), total[r]);
         total[r] = f_fma(whole, scaled, total[r]);
     }
+}
+
+/* Add one segment, of 8 * steps k, of `rows` rows by the columns of `count` tiles, which share the rows' levels. */
+INLINE void add_segment(const struct hwc_dequantise_matmul *c, const row_blocks *x, const tile *t, size_t row, size_t k,
+                        size_t group, vec flip, int rows, int count, int steps, vecf total[][TILE_ROWS]) {
+    vec high[TILES][TILE_ROWS], low[TILES][TILE_ROWS];
+    for (int at = 0; at < count; ++at)
+        for (int r = 0; r < rows; ++r) high[at][r] = low[at][r] = v_zero();
+    for (int step = 0; step < steps; ++step) {
+        const size_t eight = k / 8 + (size_t)step;
+        const four_bytes *levels = (const four_bytes *)(x->levels + row * x->k * 2) + eight * (size_t)rows * 4;
+        for (int at = 0; at < count; ++at) {
+            const uint8_t *from = t[at].codes + eight * t[at].step_bytes;
+            if (rows == 1 && at % (HWC_TILE / L) == 0) __builtin_prefetch(from + AHEAD);
+            const vec codes = v_flipped(v_load(from), flip), even = v_low(codes), odd = v_high(codes);
+            for (int r = 0; r < rows; ++r) {
+                v_dot(high[at][r], even, v_each(levels[4 * r + 0]));
+                v_dot(low[at][r], even, v_each(levels[4 * r + 2]));
+                v_dot(high[at][r], odd, v_each(levels[4 * r + 1]));
+                v_dot(low[at][r], odd, v_each(levels[4 * r + 3]));
+            }
+        }
+    }
+    for (int at = 0; at < count; ++at)
+        add_scaled(c, x, t + at, row, k, group, rows, high[at], low[at], total[at]);
 }
 
 /* Results of `rows` rows from row p->m + row on by `count` tiles next to each other, the last with `held` columns. */
@@ -71,7 +86,7 @@ INLINE void tile_product(const struct hwc_dequantise_matmul *c, const row_blocks
         }
     size_t group = 0, left = c->group - p->begin % c->group;
     for (size_t k = 0; k < p->end - p->begin; k += 8 * (size_t)steps) {
-        for (int at = 0; at < count; ++at) add_segment(c, x, t + at, row, k, group, flip, rows, steps, total[at]);
+        add_segment(c, x, t, row, k, group, flip, rows, count, steps, total);
         left -= 8 * (size_t)steps;
         if (!left) ++group, left = c->group;
     }
@@ -105,7 +120,7 @@ INLINE void rows_by_tiles(const struct hwc_dequantise_matmul *c, const row_block
 /* The same with the segment that fits the group: 32 k where it can be. */
 static void segments(const struct hwc_dequantise_matmul *c, const row_blocks *x, const tile *t, const part *p, size_t n,
                      int count, size_t held) {
-    const vec flip = v_bytes(c->codes_form & HWC_CODES_SIGNED ? 8 : 0);
+    const vec flip = v_bytes((char)(c->codes_form & HWC_CODES_SIGNED ? 0x88 : 0));
     const size_t segment = segment_of(c->group);
     if (segment == 32 && count > 1) rows_by_tiles(c, x, t, p, n, flip, TILES, 4, held);
     else if (segment == 32) rows_by_tiles(c, x, t, p, n, flip, 1, 4, held);

@@ -13,6 +13,7 @@ from hwc.bundle.program import copy_out, program_of
 from hwc.bundle.reference import parse
 from hwc.errors import UsageError
 from hwc.oci_layout import Layout
+from hwc.program import on_threads
 from hwc.runtime import chat
 from hwc.runtime.batching import InputRule, run
 from hwc.runtime.language import Generation, Language, Options, Prompt, Stream, Timings
@@ -29,12 +30,13 @@ __all__ = ["Generation", "Model", "Sampling", "Stream", "Timings", "find_variant
 class Model:
     """One verified variant, loaded on its device. Its weights are memory-mapped from the store."""
 
-    def __init__(self, variant: Variant) -> None:
+    def __init__(self, variant: Variant, threads: int | None = None) -> None:
         from hwc.runtime.session import Session
 
         variant.verify()
         self.variant = variant
-        self._program = program_of(variant)
+        program = program_of(variant)
+        self._program = program if threads is None else on_threads(program, threads)
         self._session = Session(self._program)
         if generates_text(variant):
             return
@@ -139,13 +141,15 @@ def generates_text(variant: Variant) -> bool:
     return bool(variant.facts.get("model", {}).get("task") == "text-generation")
 
 
-def open(reference: str, *, store: Path | None = None) -> Model:
+def open(reference: str, *, store: Path | None = None, threads: int | None = None) -> Model:
     """Open one variant of a bundle, verify every byte of it and load it on its device.
 
-    Raises UsageError for an unknown bundle, or one of several variants where the reference names none,
-    IntegrityError for altered content, MachineError where the device or a CPU feature is missing.
+    ``threads`` is for CPU code; without it a variant runs as its target says, on one. A process runs all its artefacts
+    of several threads on the same ones. Raises UsageError for an unknown bundle, for one of several variants where the
+    reference names none, and for threads that cannot be had; IntegrityError for altered content, MachineError where
+    the device or a CPU feature is missing.
     """
-    return Model(find_variant(reference, store=store))
+    return Model(find_variant(reference, store=store), threads)
 
 
 def find_variant(reference: str, *, store: Path | None = None) -> Variant:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from hwc.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,30 @@ class Program:
     device: Device
     beside: tuple[Device, ...] = ()
     """Further devices the code runs on, in the order of their ordinals: the host of a chip, or other chips."""
+
+
+ONE_THREAD, WORKERS = "local-sync", "local-task"
+"""The runtime's two devices for CPU code, which is the same for both: one dispatch after another in the caller's
+thread, or parts of dispatches on threads of its own."""
+
+
+def on_threads(program: Program, threads: int) -> Program:
+    """Return a program of CPU code that runs on so many threads.
+
+    Raises UsageError for fewer than one, and for several on a device that is no CPU of this machine.
+    """
+    if threads < 1:
+        raise UsageError(f"not a number of threads: {threads}", hint="1, or as many as there are cores to use")
+    device = program.device
+    if device.driver not in (ONE_THREAD, WORKERS):
+        if threads == device.threads:
+            return program
+        raise UsageError(
+            f"threads are for CPU code; this artefact runs on a device of the driver `{device.driver}`",
+            hint="leave the number of threads out",
+        )
+    driver = WORKERS if threads > 1 else device.driver
+    return replace(program, device=replace(device, driver=driver, threads=threads))
 
 
 def to_json(program: Program) -> str:

@@ -5,7 +5,7 @@
 #include <string.h>
 
 typedef uint64_t lanes __attribute__((vector_size(64)));
-enum { MOST_THREADS = 64, WAYS = 8 };
+enum { MOST_THREADS = 64, WAYS = 8, AHEAD = 64 };
 
 typedef struct {
     const lanes *first;
@@ -18,7 +18,10 @@ static void *read_part(void *given) {
     lanes sums[WAYS];
     memset(sums, 0, sizeof sums);
     for (size_t at = 0; at + WAYS <= mine->count; at += WAYS)
-        for (int way = 0; way < WAYS; way++) sums[way] += mine->first[at + way];
+        for (int way = 0; way < WAYS; way++) {
+            __builtin_prefetch(mine->first + at + way + AHEAD);
+            sums[way] += mine->first[at + way];
+        }
     mine->sum = 0;
     for (int way = 0; way < WAYS; way++)
         for (int lane = 0; lane < 8; lane++) mine->sum += sums[way][lane];

@@ -19,11 +19,10 @@ import ort_graphs
 import turns
 from contestants import Contestant, Runner, running
 from measured import spread
-from peers import generating, own, reading
+from peers import generating, reading
 from peers.environment import Unavailable
 
 from hwc.formats import Format
-from hwc.program import Device
 from hwc.quantise import codes
 
 BENCH = Path(__file__).resolve().parents[1] / "bench"
@@ -153,12 +152,6 @@ def test_other_encodings_of_codes_compute_the_same_from_weights_beside_the_graph
     rounded = answer(folder.write(ort_graphs.as_qdq(model, {"l": coded}), "qdq"))
     assert judging.relative(rounded, wanted) < judging.MOST_AWAY
     assert ort_graphs.has_int4(model)
-
-
-def test_two_threads_are_refused_where_the_device_has_one_and_granted_where_it_has_more() -> None:
-    assert "one thread" in own.why_not(Device(driver="local-sync"), 2)
-    assert own.why_not(Device(driver="local-sync"), 1) == ""
-    assert own.why_not(Device(driver="local-task"), 2) == ""
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -151,6 +151,22 @@ def test_the_last_call_ends_at_the_last_column():
     assert any("arith.minui %next, %s1" in line for line in call.executable())
 
 
+@pytest.mark.parametrize(
+    ("n", "per_call", "least", "columns", "calls"),
+    [
+        (576, 2048, 2, 288, 2), (100, 2048, 2, 112, 1), (192, 2048, 2, 96, 2), (1000, 2048, 4, 256, 4),
+        (8192, 2048, 2, 2048, 4), (3072, 2048, 2, 1536, 2), (10, 1, 2, 1, 10), (130, 64, 1, 48, 3),
+    ],
+)  # fmt: skip
+def test_calls_have_equal_shares_in_whole_tiles_and_are_no_more_than_pay(n, per_call, least, columns, calls):
+    call = Call(
+        kernel=Import(name="k", symbol="k", object="k.o", columns_per_call=per_call, least_calls=least),
+        pattern="matmul_f32", operands=(TensorType(shape=(1, 4), dtype="f32"), TensorType(shape=(4, n), dtype="f32")),
+        elements=("f32", "f32", "f32"), result=TensorType(shape=(1, n), dtype="f32"), sizes=(1, n, 4, n, 1),
+    )
+    assert (call.columns, call.calls) == (columns, calls)
+
+
 def test_a_rule_of_legality_sends_a_product_to_its_kernel_or_not():
     from hwc.lower.passes.kernel_linears import Product
     from hwc.spec.legality import LegalityRule

@@ -133,11 +133,16 @@ def _write_variant(variant: Variant, folder: Path) -> None:
 
 
 def chosen_measurement(variant: Variant) -> Measurement | None:
-    """Return the measurement to serve by: a verified one before others, then the newest."""
+    """Return the measurement to serve by: a verified one first, of as many threads as it runs on, then the newest."""
+    own_threads = variant.facts.get("device", {}).get("threads", 1)
 
-    def rank(measurement: Measurement) -> tuple[bool, str, str]:
+    def rank(measurement: Measurement) -> tuple[bool, bool, str, str]:
         serving = measurement.parsed_serving()
-        return (serving.status == "verified", serving.identity.created_utc, measurement.digest)
+        threads = serving.profile.conditions.threads
+        return (
+            serving.status == "verified", threads in (None, own_threads), serving.identity.created_utc,
+            measurement.digest,
+        )
 
     return max(variant.measurements, key=rank, default=None)
 

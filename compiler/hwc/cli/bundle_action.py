@@ -154,7 +154,9 @@ def diff(before: str, after: str, *, everything: bool, format: str) -> None:
         )
 
 
-def run(text: str, *, texts: list[str], input_file: Path | None, output_file: Path | None, format: str) -> None:
+def run(
+    text: str, *, texts: list[str], input_file: Path | None, output_file: Path | None, threads: int | None, format: str
+) -> None:
     """Run a variant on texts or arrays."""
     import numpy as np
 
@@ -166,7 +168,7 @@ def run(text: str, *, texts: list[str], input_file: Path | None, output_file: Pa
     if bool(texts) == bool(input_file):
         raise UsageError("give either --text or --input", hint="--text is for models with a tokenizer")
     feeds = _arrays(input_file) if input_file else texts
-    outputs: dict[str, Any] = open_model(text).run(feeds)
+    outputs: dict[str, Any] = open_model(text, threads=threads).run(feeds)
     if output_file is not None:
         with output_file.open("wb") as stream:
             np.savez(stream, **outputs)
@@ -192,13 +194,13 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         raise UsageError(f"not an .npz of plain arrays: {error}", where=str(path)) from error
 
 
-def remeasure(text: str, *, profile: bool, format: str) -> None:
+def remeasure(text: str, *, profile: bool, threads: int | None, format: str) -> None:
     """Check, and on request time, every variant the reference names on this machine."""
     from hwc.pipeline.remeasure import remeasure as measure
 
     project, layout, reference = _resolve(text)
     with render.Progress() as progress:
-        rows = measure(project, layout, reference, progress, profile=profile)
+        rows = measure(project, layout, reference, progress, profile=profile, threads=threads)
     if format == "json":
         render.as_json([row.document for row in rows])
         return

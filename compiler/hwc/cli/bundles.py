@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from hwc.cli.options import Format, PlainHttp, Reference
+from hwc.cli.options import Format, PlainHttp, Reference, Threads
 
 
 def register(app: typer.Typer) -> None:
@@ -56,6 +56,7 @@ def run(
     top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that hold this share; 1: all.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the draw: the same one gives the same text.")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="Text to end before; repeat for several.")] = None,
+    threads: Threads = None,
     format: Format = "table",
 ) -> None:
     """Run a variant on its device: an encoder on --text or --input, a language model on --prompt."""
@@ -65,21 +66,23 @@ def run(
         prompt=prompt, chat=chat, system=system, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
         top_p=top_p, seed=seed, stop=tuple(stop or ()),
     )
-    generate_action.run(bundle, request, texts=text or [], input_file=input, output_file=output, format=format)
+    generate_action.run(
+        bundle, request, texts=text or [], input_file=input, output_file=output, threads=threads, format=format
+    )
 
 
-def check(bundle: Reference, format: Format = "table") -> None:
+def check(bundle: Reference, threads: Threads = None, format: Format = "table") -> None:
     """Check variants on this machine against their golden outputs and gates."""
     from hwc.cli import bundle_action
 
-    bundle_action.remeasure(bundle, profile=False, format=format)
+    bundle_action.remeasure(bundle, profile=False, threads=threads, format=format)
 
 
-def profile(bundle: Reference, format: Format = "table") -> None:
+def profile(bundle: Reference, threads: Threads = None, format: Format = "table") -> None:
     """Check and time variants on this machine and attach the measurement to the bundle."""
     from hwc.cli import bundle_action
 
-    bundle_action.remeasure(bundle, profile=True, format=format)
+    bundle_action.remeasure(bundle, profile=True, threads=threads, format=format)
 
 
 def tag(

@@ -35,7 +35,8 @@ class Request:
 
 
 def run(
-    bundle: str, request: Request, *, texts: list[str], input_file: Path | None, output_file: Path | None, format: str
+    bundle: str, request: Request, *, texts: list[str], input_file: Path | None, output_file: Path | None,
+    threads: int | None, format: str,
 ) -> None:
     """Run a variant on a prompt, on texts or on arrays."""
     from hwc.cli import bundle_action
@@ -43,14 +44,16 @@ def run(
     if request.prompt is None:
         if request != Request():
             raise UsageError("options for generating text need a prompt", hint="give --prompt")
-        bundle_action.run(bundle, texts=texts, input_file=input_file, output_file=output_file, format=format)
+        bundle_action.run(
+            bundle, texts=texts, input_file=input_file, output_file=output_file, threads=threads, format=format
+        )
         return
     if texts or input_file or output_file:
         raise UsageError("--prompt goes without --text, --input and --output", hint="--format json tells the tokens")
-    generate(bundle, request, format=format)
+    generate(bundle, request, threads=threads, format=format)
 
 
-def generate(bundle: str, request: Request, *, format: str) -> None:
+def generate(bundle: str, request: Request, *, threads: int | None, format: str) -> None:
     """Answer one prompt: on stdout the text as it comes or a JSON record, on stderr how fast it was."""
     from hwc.api import Model, Sampling, find_variant, generates_text
 
@@ -61,7 +64,7 @@ def generate(bundle: str, request: Request, *, format: str) -> None:
     variant = find_variant(bundle)
     if not generates_text(variant):
         raise UsageError("the model does not generate text, so it takes no --prompt", where=bundle, hint="use --text")
-    _answer(Model(variant), prompt, sampling, request, format=format)
+    _answer(Model(variant, threads), prompt, sampling, request, format=format)
 
 
 def _prompt(request: Request) -> str | list[Mapping[str, str]]:

@@ -51,7 +51,8 @@ class Door:
                 continue
             if kernel.pattern == product.pattern and self._allowed(name, product):
                 return Import(
-                    name=name, symbol=kernel.symbol, object=f"{name}.o", columns_per_call=kernel.columns_per_call
+                    name=name, symbol=kernel.symbol, object=f"{name}.o", columns_per_call=kernel.columns_per_call,
+                    least_calls=kernel.least_calls,
                 )
         return None
 

@@ -27,6 +27,7 @@ from hwc.measure import score as scoring
 from hwc.oci_layout import Layout
 from hwc.pipeline.step import tool_version
 from hwc.pipeline.store import Store
+from hwc.program import on_threads
 from hwc.spec.model import EvaluationSpec, Gates
 from hwc.spec.project import Project, find_prices
 from hwc.spec.target import TargetSpec
@@ -44,10 +45,12 @@ class Row:
 
 
 def remeasure(
-    project: Project, layout: Layout, reference: Reference, listen: Listener, *, profile: bool
+    project: Project, layout: Layout, reference: Reference, listen: Listener, *, profile: bool,
+    threads: int | None = None,
 ) -> list[Row]:
     """Verify, run and compare every variant the reference names; with ``profile``, time it and attach the result.
 
+    ``threads`` is for CPU code, and stands in the measurement; without it a variant runs as its target says.
     Raises MachineError where a device or a CPU feature is missing, IntegrityError for altered content, GateError if
     a variant misses a gate here; nothing is attached then.
     """
@@ -59,14 +62,19 @@ def remeasure(
         started = time.monotonic()
         listen(Event(kind="start", step=f"check {variant.name}"))
         with Store(project.home).scratch("remeasure") as work, locked(project.home / "locks" / "machine"):
-            rows.append(_one(project, layout, bundle, variant, work, profile=profile))
+            rows.append(_one(project, layout, bundle, variant, work, profile=profile, threads=threads))
         listen(Event(kind="done", step=f"check {variant.name}", wall_s=time.monotonic() - started))
     return rows
 
 
-def _one(project: Project, layout: Layout, bundle: Bundle, variant: Variant, work: Path, *, profile: bool) -> Row:
+def _one(
+    project: Project, layout: Layout, bundle: Bundle, variant: Variant, work: Path, *, profile: bool,
+    threads: int | None,
+) -> Row:
     variant.verify()
     program, facts = program_of(variant), variant.facts
+    if threads is not None:
+        program = on_threads(program, threads)
     if profile and program.device.emulator is not None:
         raise UsageError(
             "an emulated chip has no latency: the emulator's time says nothing about it", where=variant.name,
@@ -108,7 +116,9 @@ def _one(project: Project, layout: Layout, bundle: Bundle, variant: Variant, wor
             hint="the artefact computes something else here: do not serve it from this machine",
         )
     if timed is not None:
-        _attach(layout, bundle, variant, serving, {"check.json": report, "profile.json": timed})
+        own = program.device.threads == facts["device"]["threads"]
+        method = "profile" if own else f"profile-threads-{program.device.threads}"
+        _attach(layout, bundle, variant, serving, {"check.json": report, "profile.json": timed}, method)
     metrics = report["quality"]["metrics"]
     told = next(name for name in ("cosine_mean", "kl_mean", "top1", "max_abs", "greedy_tokens") if name in metrics)
     return Row(
@@ -184,9 +194,11 @@ def _golden_tokens(bundle: Bundle) -> dict[str, Sequence[int]]:
     }
 
 
-def _attach(layout: Layout, bundle: Bundle, variant: Variant, serving: Serving, documents: dict[str, Any]) -> None:
+def _attach(
+    layout: Layout, bundle: Bundle, variant: Variant, serving: Serving, documents: dict[str, Any], method: str
+) -> None:
     measurement = pack.MeasurementParts(
-        serving=to_document(serving), machine_sha256=machine.describe().fingerprint, method="profile",
+        serving=to_document(serving), machine_sha256=machine.describe().fingerprint, method=method,
         documents=documents,
     )
     pack.attach(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwc import machine
 from hwc.errors import IntegrityError, MachineError, UsageError
-from hwc.program import Device, Function, Program, Slice
+from hwc.program import ONE_THREAD, WORKERS, Device, Function, Program, Slice
 from hwc.runtime.emulated import Chip
 from hwc.runtime.parameters import load_index
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-EMULATING_DRIVER = "local-sync"
+EMULATING_DRIVER = ONE_THREAD
 """The stock driver whose place an emulated chip takes: it makes one dispatch after another, whole."""
 
 
@@ -31,8 +31,8 @@ def open_device(device: Device) -> Any:
         machine.require_cpu(device.architecture, device.isa_features)
     if device.driver == "none":
         raise MachineError("this artefact is for a device that hwc does not run", hint="run it on its own machine")
-    if device.driver == "local-task":
-        rt.flags.parse_flags(f"--task_topology_group_count={device.threads}")
+    if device.driver == WORKERS:
+        return _workers(device.threads)
     host = device.driver if device.emulator is None else EMULATING_DRIVER
     try:
         driver = rt.get_driver(host)
@@ -44,6 +44,25 @@ def open_device(device: Device) -> Any:
     if chosen is None:
         raise _no_device(device, names)
     return driver.create_device(rows[chosen]["device_id"])
+
+
+_shared: dict[int, Any] = {}
+"""The process's device of several threads, by their number: the runtime makes them once, with its driver, and a device
+that goes while they come back from a call takes the process with it."""
+
+
+def _workers(threads: int) -> Any:
+    import iree.runtime as rt
+
+    if threads not in _shared:
+        if _shared:
+            raise UsageError(
+                f"{threads} threads were asked for, where this process runs artefacts on {next(iter(_shared))}: the "
+                "runtime makes its threads once", hint="open it in a process of its own",
+            )
+        rt.flags.parse_flags(f"--task_topology_group_count={threads}")
+        _shared[threads] = rt.get_driver(WORKERS).create_default_device()
+    return _shared[threads]
 
 
 def _no_device(device: Device, names: list[str]) -> MachineError:

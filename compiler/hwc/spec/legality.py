@@ -96,6 +96,8 @@ class VendorKernel(Record):
     compiler_flags: tuple[str, ...] = ()
     columns_per_call: Count = 128
     """Most columns of the result that one call computes; calls may run at once, on several threads."""
+    least_calls: Count = 1
+    """Calls that a product is cut into at least, where each has 64 columns: as many threads can share it."""
     encoding: str = ""
     """Encoding it wants its weights in, instead of the target's for their kind; it reads the target's too."""
     activation_bits: Annotated[int, Field(ge=2, le=24)] | None = None

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 from hwc.lower.passes.graph import TensorType
 from hwc.lower.passes.linalg import Value
-from hwc.spec.legality import PatternName
+from hwc.spec.legality import COLUMNS_OF_A_TILE, PatternName
 
+FEWEST_COLUMNS = 64
+"""Of a call: what every call does alike, such as rounding activations, is little beside their products."""
 CALL_ATTRIBUTE = "hwc.call"
 """Attribute of a dispatch that is a kernel's call: pattern, m, n, k, and bytes read, of weights and written."""
 
@@ -28,6 +30,8 @@ class Import:
     """File name on the compiler's object search path."""
     columns_per_call: int
     """Most columns of the result that one call computes; calls may run at once."""
+    least_calls: int = 1
+    """Calls that columns are shared out to at least, where each gets FEWEST_COLUMNS."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +56,17 @@ class Call:
         return f"kernel_{self.kernel.symbol}_{'x'.join(map(str, self.sizes))}_{kinds}"
 
     @property
+    def columns(self) -> int:
+        """How many columns a call computes: equal shares, in whole tiles, so that threads are done at once."""
+        least = min(self.kernel.least_calls, self.sizes[1] // FEWEST_COLUMNS)
+        wanted = max(-(-self.sizes[1] // self.kernel.columns_per_call), least)
+        share = -(-self.sizes[1] // wanted)
+        return min(-(-share // COLUMNS_OF_A_TILE) * COLUMNS_OF_A_TILE, self.kernel.columns_per_call)
+
+    @property
     def calls(self) -> int:
         """How many calls the columns take."""
-        return -(-self.sizes[1] // self.kernel.columns_per_call)
+        return -(-self.sizes[1] // self.columns)
 
     def _buffers(self) -> list[tuple[str, TensorType]]:
         return list(zip(self.elements, (*self.operands, self.result), strict=True))
@@ -111,7 +123,7 @@ class Call:
         lines += [f"  %s{at} = arith.constant {size} : index" for at, size in enumerate(self.sizes)]
         lines += [
             "  %call = stream.dispatch.workgroup.id[0] : index",
-            f"  %columns = arith.constant {self.kernel.columns_per_call} : index",
+            f"  %columns = arith.constant {self.columns} : index",
             "  %begin = arith.muli %call, %columns : index",
             "  %next = arith.addi %begin, %columns : index",
             "  %end = arith.minui %next, %s1 : index",

@@ -14,7 +14,7 @@
 #define MOST_ROWS 16
 #define MOST_LEVEL 32639.0f /* its high byte is 127 and its low byte too */
 
-typedef union { float f; int32_t i; } word;
+typedef union { float f; int32_t i; } __attribute__((may_alias)) word;
 typedef int32_t four_bytes __attribute__((may_alias));
 
 /* How levels lie. */
@@ -87,10 +87,11 @@ static void block_row(const float *x, size_t count, row_blocks *out, enum order 
     float *scales = out->scales + (first + one) * out->k / 8;
     int8_t *levels = out->levels + first * out->k * 2;
     for (size_t k = 0; k < out->k; k += BLOCK) {
-        word values[BLOCK];
+        word rest[BLOCK];
         int16_t level[BLOCK];
-        if (k + BLOCK <= count) __builtin_memcpy(values, x + k, sizeof values);
-        else for (size_t at = 0; at < BLOCK; ++at) values[at].f = k + at < count ? x[k + at] : 0.0f;
+        for (size_t at = 0; k + BLOCK > count && at < BLOCK; ++at) rest[at].f = k + at < count ? x[k + at] : 0.0f;
+        /* Not copied: vectors that are wider than a copy's parts would wait for them. */
+        const word *values = k + BLOCK > count ? rest : (const word *)(const void *)(x + k);
         block_levels(values, scale_of(values, scales + k / 8), level);
         sums_of(level, out->summed, sums + k / 8);
         for (size_t eight = k / 8; eight < k / 8 + BLOCK / 8; ++eight) {

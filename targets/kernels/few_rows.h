@@ -6,6 +6,7 @@
 #include <stddef.h>
 
 #define MOST_ROWS 4
+#define COLUMNS_OF_A_ROW 4 /* beside each other, of one row of activations */
 #define AHEAD 4096 /* bytes: codes are asked for that early; one row of activations waits for memory and nothing else */
 
 #if defined(__AVX512BW__) && defined(__AVX512VL__)

@@ -17,10 +17,8 @@ static inline lanes floats_of(const uint8_t *codes) {
     const __m256i sign = _mm256_and_si256(_mm256_slli_epi16(wide, 8), _mm256_set1_epi16((short)0x8000));
     return _mm512_cvtph_ps(_mm256_or_si256(magnitude, sign));
 #else
-    const __m128i wide = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)(const void *)codes));
-    const __m128i magnitude = _mm_and_si128(_mm_slli_epi16(wide, 7), _mm_set1_epi16(0x3F80));
-    const __m128i sign = _mm_and_si128(_mm_slli_epi16(wide, 8), _mm_set1_epi16((short)0x8000));
-    return _mm256_cvtph_ps(_mm_or_si128(magnitude, sign));
+    const __m128i high = _mm_unpacklo_epi8(_mm_setzero_si128(), _mm_loadl_epi64((const __m128i *)(const void *)codes));
+    return _mm256_cvtph_ps(_mm_and_si128(_mm_srai_epi16(high, 1), _mm_set1_epi16((short)0xBFFF))); /* one sign of two */
 #endif
 }
 
@@ -35,7 +33,7 @@ static inline void e4m3_lanes(const uint8_t *codes, const float *scales, float *
 static inline __attribute__((always_inline)) void tile(const struct hwc_matmul_fp8 *c, size_t m, size_t n, int rows,
                                                        int columns) {
     const size_t whole = c->k / STEP * STEP;
-    lanes total[4][MOST_ROWS];
+    lanes total[COLUMNS_OF_A_ROW][MOST_ROWS];
     for (int column = 0; column < columns; ++column)
         for (int row = 0; row < rows; ++row) total[column][row] = ON_LANES(setzero_ps)();
     for (size_t k = 0; k < whole; k += STEP) {
@@ -63,7 +61,7 @@ static void few(const struct hwc_matmul_fp8 *c) {
 #define ROWS(n, columns) tile(c, m, n, MOST_ROWS, columns)
     for (; m + MOST_ROWS <= c->m; m += MOST_ROWS) BY_COLUMNS(c->n_begin, c->n_end, COLUMNS_OF_ROWS, ROWS);
 #define ROW(n, columns) tile(c, m, n, 1, columns)
-    for (; m < c->m; ++m) BY_COLUMNS(c->n_begin, c->n_end, 4, ROW);
+    for (; m < c->m; ++m) BY_COLUMNS(c->n_begin, c->n_end, COLUMNS_OF_A_ROW, ROW);
 }
 #else
 /* A vector of codes by their scales. Subnormal codes are made from integers: as float32 they would be flushed to zero. */

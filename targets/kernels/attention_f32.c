@@ -9,13 +9,18 @@
 
 #if defined(__AVX512F__)
 #define LANES 16
+#define BESIDE 4 /* vectors of sums of each of ROWS_AT_ONCE rows that there are registers for */
 #elif defined(__AVX__)
 #define LANES 8
+#define BESIDE 2
 #else
 #define LANES 4
+#define BESIDE 2
 #endif
 #define KEYS 64          /* a block: with 64 floats a key, its keys and values fit a first-level cache of 32 KiB */
 #define ROWS_AT_ONCE 4   /* what one key, once loaded, is multiplied by */
+#define FEWEST_TURNED 8  /* rows from which on keys are turned first: they lie in the lanes then, and no sum goes across */
+#define WIDEST_TURNED 128
 #define NEVER -1e30f     /* a mask's value for a key that does not count: -inf, or near the least float */
 
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -119,13 +124,56 @@ static inline __attribute__((always_inline)) void scores(const row_state *row, i
         for (size_t at = end - begin; at < KEYS; ++at) weights[r][at] = -__builtin_inff();
 }
 
+/* Keys of a block as [width][KEYS]; what is behind the last is 0. */
+static inline void turn(const float *k, size_t begin, size_t end, size_t width, float *to) {
+    typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
+    for (size_t c = 0; c < KEYS; c += 4)
+        for (size_t d = 0; d < width; d += 4) {
+            four row[4], pair[4];
+            for (size_t at = 0; at < 4; ++at)
+                row[at] = begin + c + at < end ? *(const four *)(k + (begin + c + at) * width + d) : (four){0.0f};
+            for (size_t at = 0; at < 4; at += 2) {
+                pair[at] = __builtin_shufflevector(row[at], row[at + 1], 0, 4, 1, 5);
+                pair[at + 1] = __builtin_shufflevector(row[at], row[at + 1], 2, 6, 3, 7);
+            }
+            for (size_t at = 0; at < 2; ++at) {
+                float *column = to + (d + 2 * at) * KEYS + c;
+                *(four *)column = __builtin_shufflevector(pair[at], pair[at + 2], 0, 1, 4, 5);
+                *(four *)(column + KEYS) = __builtin_shufflevector(pair[at], pair[at + 2], 2, 3, 6, 7);
+            }
+        }
+}
+
+static inline __attribute__((always_inline)) void turned_scores(const row_state *row, int rows, const float *turned,
+                                                                size_t begin, size_t end, size_t width,
+                                                                float weights[][KEYS]) {
+    for (size_t at = 0; at < KEYS; at += BESIDE * LANES) {
+        vector sums[ROWS_AT_ONCE][BESIDE];
+        for (int r = 0; r < rows; ++r)
+            for (int of = 0; of < BESIDE; ++of) sums[r][of] = all(0.0f);
+        for (size_t d = 0; d < width; ++d) {
+            vector keys[BESIDE];
+            for (int of = 0; of < BESIDE; ++of) keys[of] = load(turned + d * KEYS + at + (size_t)of * LANES);
+            for (int r = 0; r < rows; ++r)
+                for (int of = 0; of < BESIDE; ++of) sums[r][of] += keys[of] * row[r].q[d];
+        }
+        for (int r = 0; r < rows; ++r)
+            for (int of = 0; of < BESIDE; ++of) store(weights[r] + at + (size_t)of * LANES, sums[r][of]);
+    }
+    for (int r = 0; r < rows; ++r) {
+        for (size_t c = begin; c < end; ++c) weights[r][c - begin] += row[r].mask[c];
+        for (size_t at = end - begin; at < KEYS; ++at) weights[r][at] = -__builtin_inff();
+    }
+}
+
 /* Scores of a block to weights; returns by what the row's sums so far are to be multiplied. */
 static inline float weigh(row_state *row, float *weights) {
-    float now = row->most;
+    vector most = all(row->most);
     for (size_t at = 0; at < KEYS; at += LANES) {
-        const float most = largest(load(weights + at));
-        now = most > now ? most : now;
+        const vector some = load(weights + at);
+        most = chosen(some > most, some, most);
     }
+    const float now = largest(most);
     const float shift = now == -__builtin_inff() ? 0.0f : now; /* -inf less -inf is no number */
     vector total = all(0.0f);
     for (size_t at = 0; at < KEYS; at += LANES) {
@@ -143,17 +191,17 @@ static inline __attribute__((always_inline)) void add_values(const row_state *ro
                                                              size_t end, size_t width, float weights[][KEYS],
                                                              const float *kept) {
     size_t d = 0;
-    for (; d + 4 * LANES <= width; d += 4 * LANES) {
-        vector made[ROWS_AT_ONCE][4];
+    for (; d + BESIDE * LANES <= width; d += BESIDE * LANES) {
+        vector made[ROWS_AT_ONCE][BESIDE];
         for (int r = 0; r < rows; ++r)
-            for (int part = 0; part < 4; ++part) made[r][part] = load(row[r].y + d + part * LANES) * kept[r];
+            for (int part = 0; part < BESIDE; ++part) made[r][part] = load(row[r].y + d + part * LANES) * kept[r];
         for (size_t c = begin; c < end; ++c)
-            for (int part = 0; part < 4; ++part) {
+            for (int part = 0; part < BESIDE; ++part) {
                 const vector value = load(v + c * width + d + part * LANES);
                 for (int r = 0; r < rows; ++r) made[r][part] += value * weights[r][c - begin];
             }
         for (int r = 0; r < rows; ++r)
-            for (int part = 0; part < 4; ++part) store(row[r].y + d + part * LANES, made[r][part]);
+            for (int part = 0; part < BESIDE; ++part) store(row[r].y + d + part * LANES, made[r][part]);
     }
     for (; d + LANES <= width; d += LANES)
         for (int r = 0; r < rows; ++r) {
@@ -169,28 +217,31 @@ static inline __attribute__((always_inline)) void add_values(const row_state *ro
         }
 }
 
-static inline __attribute__((always_inline)) void take(row_state *row, int rows, const float *k, const float *v,
-                                                       size_t begin, size_t end, size_t width) {
+/* `turned`: the block's keys as turn() leaves them, or NULL. */
+static inline __attribute__((always_inline)) void take(row_state *row, int rows, const float *k, const float *turned,
+                                                       const float *v, size_t begin, size_t end, size_t width) {
     float weights[ROWS_AT_ONCE][KEYS], kept[ROWS_AT_ONCE];
-    scores(row, rows, k, begin, end, width, weights);
+    if (turned) turned_scores(row, rows, turned, begin, end, width, weights);
+    else scores(row, rows, k, begin, end, width, weights);
     for (int r = 0; r < rows; ++r) kept[r] = weigh(&row[r], weights[r]);
     add_values(row, rows, v, begin, end, width, weights, kept);
 }
 
 /* The same, for whatever number of rows and with the width as a constant where it is a usual one. */
-static inline __attribute__((always_inline)) void take_rows(row_state *row, size_t rows, const float *k, const float *v,
-                                                            size_t begin, size_t end, size_t width) {
-    if (rows == 4) take(row, 4, k, v, begin, end, width);
-    else if (rows == 3) take(row, 3, k, v, begin, end, width);
-    else if (rows == 2) take(row, 2, k, v, begin, end, width);
-    else take(row, 1, k, v, begin, end, width);
+static inline __attribute__((always_inline)) void take_rows(row_state *row, size_t rows, const float *k,
+                                                            const float *turned, const float *v, size_t begin,
+                                                            size_t end, size_t width) {
+    if (rows == 4) take(row, 4, k, turned, v, begin, end, width);
+    else if (rows == 3) take(row, 3, k, turned, v, begin, end, width);
+    else if (rows == 2) take(row, 2, k, turned, v, begin, end, width);
+    else take(row, 1, k, turned, v, begin, end, width);
 }
 
-static void take_chunk(row_state *row, size_t rows, const float *k, const float *v, size_t begin, size_t end,
-                       size_t width) {
-    if (width == 64) take_rows(row, rows, k, v, begin, end, 64);
-    else if (width == 128) take_rows(row, rows, k, v, begin, end, 128);
-    else take_rows(row, rows, k, v, begin, end, width);
+static void take_chunk(row_state *row, size_t rows, const float *k, const float *turned, const float *v, size_t begin,
+                       size_t end, size_t width) {
+    if (width == 64) take_rows(row, rows, k, turned, v, begin, end, 64);
+    else if (width == 128) take_rows(row, rows, k, turned, v, begin, end, 128);
+    else take_rows(row, rows, k, turned, v, begin, end, width);
 }
 
 /* Rows of one head from `from` on: HWC_ATTENTION_ROWS at most. */
@@ -198,6 +249,8 @@ static void unit(const struct hwc_attention_f32 *c, size_t head, size_t from) {
     const size_t left = c->rows - from, rows = left < HWC_ATTENTION_ROWS ? left : HWC_ATTENTION_ROWS;
     const float *k = c->k + head * c->keys * c->width, *v = c->v + head * c->keys * c->width;
     const size_t batch = c->mask_batches == 1 ? 0 : head / c->heads;
+    const int turns = rows >= FEWEST_TURNED && c->width <= WIDEST_TURNED && c->width % 4 == 0;
+    float turned[WIDEST_TURNED * KEYS];
     row_state row[HWC_ATTENTION_ROWS];
     span whole = {c->keys, 0};
     for (size_t r = 0; r < rows; ++r) {
@@ -211,6 +264,7 @@ static void unit(const struct hwc_attention_f32 *c, size_t head, size_t from) {
     }
     for (size_t begin = whole.first; begin < whole.end; begin += KEYS) {
         const size_t end = begin + KEYS < whole.end ? begin + KEYS : whole.end;
+        if (turns) turn(k, begin, end, c->width, turned);
         for (size_t r = 0; r < rows; r += ROWS_AT_ONCE) {
             const size_t some = rows - r < ROWS_AT_ONCE ? rows - r : ROWS_AT_ONCE;
             size_t first = c->keys, last = 0;
@@ -218,7 +272,7 @@ static void unit(const struct hwc_attention_f32 *c, size_t head, size_t from) {
                 if (row[at].keys.first < first) first = row[at].keys.first;
                 if (row[at].keys.end > last) last = row[at].keys.end;
             }
-            if (first < end && begin < last) take_chunk(row + r, some, k, v, begin, last < end ? last : end, c->width);
+            if (first < end && begin < last) take_chunk(row + r, some, k, turns ? turned : 0, v, begin, last < end ? last : end, c->width);
         }
     }
     for (size_t r = 0; r < rows; ++r)

@@ -12,6 +12,7 @@ void hwc_w8a16(const float *, size_t, const uint8_t *, size_t, const uint16_t *,
                size_t, size_t, size_t, size_t, size_t, size_t, size_t, size_t, size_t);
 void hwc_fp8(const float *, size_t, const uint8_t *, size_t, const float *, size_t, float *, size_t, size_t, size_t,
              size_t, size_t, size_t);
+void hwc_matmul_f32(const float *, size_t, const float *, size_t, float *, size_t, size_t, size_t, size_t, size_t, size_t);
 
 #define UNTOUCHED 12345.0f
 static int off;
@@ -129,6 +130,25 @@ static void eight(size_t m, size_t n, size_t k) {
     free(x), free(y), free(scales), free(codes);
 }
 
+static void tiles(size_t m, size_t n, size_t k) {
+    const size_t begin = n > 16 ? 16 : 0;
+    float *x = random_rows(m * k), *w = random_rows(n * k), *y = room(m * n * sizeof *y);
+    for (size_t at = 0; at < m * n; ++at) y[at] = UNTOUCHED;
+    hwc_matmul_f32(x, 0, w, 0, y, 0, m, n, k, begin, n);
+    for (size_t row = 0; row < m; ++row)
+        for (size_t column = 0; column < n; ++column) {
+            double exact = 0, size = 0;
+            for (size_t at = 0; at < k; ++at) {
+                const double part = (double)w[(column / 16 * k + at) * 16 + column % 16] * x[row * k + at];
+                exact += part;
+                size += fabs(part);
+            }
+            const double wanted = column < begin ? UNTOUCHED : exact;
+            hold("f32 tiles", m, n, k, y[row * n + column], wanted, column < begin ? 0 : size, 1e-6);
+        }
+    free(x), free(w), free(y);
+}
+
 static void small(void) {
     static const size_t rows[] = {0, 1, 2, 5, 8, 9}, columns[] = {1, 3, 6};
     static const size_t shapes[][2] = {{32, 32},  {96, 32},   {128, 32}, {576, 32}, {1056, 32}, {192, 64},  {384, 128},
@@ -162,6 +182,9 @@ static void large(void) {
             grouped(8, tall[s][0], tall[s][1], tall[s][2], tall[s][3], form / 3, form % 3, 0);
         eight(tall[s][0], tall[s][1], tall[s][2] + s);
     }
+    static const size_t rows[] = {0, 1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 26};
+    for (size_t r = 0; r < sizeof rows / sizeof *rows; ++r)
+        for (size_t n = 16; n <= 112; n += 32) tiles(rows[r], n, 37), tiles(rows[r], n, 256), tiles(rows[r], n, 531);
     for (unsigned kind = 1; kind < 6; ++kind)
         for (uint32_t form = 0; form < 12; ++form) grouped(4, 5, 32, 256, 32, form / 3, form % 3, kind);
     for (uint32_t form = 0; form < 4; ++form) {

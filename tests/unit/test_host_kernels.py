@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-KERNELS = ("w4a16.c", "x86_w8a16.c", "x86_fp8.c")
+KERNELS = ("w4a16.c", "x86_w8a16.c", "x86_fp8.c", "matmul_f32_tiles.c")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
@@ -45,6 +45,7 @@ def test_kernels_compute_exact_sums_over_shapes_groups_and_zeros(march: str, tmp
         ("blocks.h", '__builtin_nanf("")', "0.0f", "in a row gives"),
         ("w4_tiles.h", "++group, left", "left", "w4a16"),
         ("w4_rows.h", "[from]", "[to]", "w4a16"),
+        ("matmul_f32_tiles.c", "(size_t)tile * c->k + k", "(size_t)tile * c->k", "f32 tiles"),
     ],
 )  # fmt: skip
 def test_the_check_of_kernels_finds_what_is_wrong(

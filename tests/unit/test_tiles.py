@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import platform
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from compiled_parts import LIMITS, run_on_cpu
+from cpu_targets import TARGETS, V3, shipped
+from vendor_parts import X86
 
 from hwc.errors import IntegrityError
 from hwc.formats import Format
-from hwc.lower import dispatch_work, iree
+from hwc.lower import cpu_flags, dispatch_work, iree, vendor
 from hwc.lower.flags import HOST_FLAGS, compiler_flags
+from hwc.lower.opened import Opened
 from hwc.lower.passes.tiled_floats import rewrite_tiled
 from hwc.lower.tiles import product_flags, rows_at_once
 from hwc.quantise.encode import write_archive
@@ -75,7 +81,7 @@ def _module(rows: int, *, other_use: bool) -> str:
 @pytest.mark.parametrize(("rows", "most"), [(1, 16), (5, 4), (16, 16), (19, 16)])
 def test_products_of_tiles_are_those_of_the_weight(tmp_path: Path, rows: int, most: int) -> None:
     """Rows that fill no block are padded and left out again; nothing but the product reads the weight."""
-    text = rewrite_tiled(_module(rows, other_use=False), {"a.weight"}, most)
+    text, _ = rewrite_tiled(_module(rows, other_use=False), {"a.weight"}, most)
     x = np.random.default_rng(rows).standard_normal((1, rows, K), np.float32)
 
     (found,) = _run(text, tmp_path, x)
@@ -84,9 +90,37 @@ def test_products_of_tiles_are_those_of_the_weight(tmp_path: Path, rows: int, mo
     assert np.allclose(found, x @ WEIGHT, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler is installed")
+def test_a_kernel_takes_products_of_tiles_and_what_else_reads_the_weight_gets_it_whole(tmp_path: Path) -> None:
+    """Its call stands where the compiler's product of tiles would; sums are those of the weight."""
+    opened = _opened(tmp_path)
+    text, seen = rewrite_tiled(_module(19, other_use=True), {"a.weight"}, 4, opened.door.chosen)
+    opened.note("main_graph", seen)
+    opened.complete()
+    x = np.random.default_rng(19).standard_normal((1, 19, K), np.float32)
+
+    product, negative = _run(opened.declared(text), tmp_path, x, opened.flags)
+
+    (one,) = seen
+    assert one.call is not None
+    assert one.call.kernel.symbol == "hwc_matmul_f32"
+    assert "linalg.mmt4d" not in text
+    assert np.allclose(product, x @ WEIGHT, rtol=1e-5, atol=1e-5)
+    assert np.array_equal(negative, -WEIGHT)
+
+
+def _opened(work: Path) -> Opened:
+    """Open the door of the shipped target of this CPU."""
+    spec, note = cpu_flags.resolved(shipped("llvm-cpu-host"), platform.machine(), V3)
+    assert note == ""
+    door = vendor.door(vendor.params(spec, TARGETS), TARGETS, 60.0)
+    assert door is not None
+    return Opened(replace(door, whole=False), X86, work)
+
+
 def test_what_else_reads_a_weight_gets_it_whole(tmp_path: Path) -> None:
     """No module declares the plain key, whatever is done with the weight beside multiplying by it."""
-    text = rewrite_tiled(_module(3, other_use=True), {"a.weight"}, 16)
+    text, _ = rewrite_tiled(_module(3, other_use=True), {"a.weight"}, 16)
     x = np.ones((1, 3, K), np.float32)
 
     product, negative = _run(text, tmp_path, x)
@@ -96,9 +130,9 @@ def test_what_else_reads_a_weight_gets_it_whole(tmp_path: Path) -> None:
     assert np.array_equal(negative, -WEIGHT)
 
 
-def _run(text: str, work: Path, x: np.ndarray) -> list[np.ndarray]:
+def _run(text: str, work: Path, x: np.ndarray, more: tuple[str, ...] = ()) -> list[np.ndarray]:
     here = Lowering(backend="llvm-cpu", cpu="host", cpu_features=iree.probe_cpu(HOST_FLAGS, work).features)
-    flags = (*HOST_FLAGS, "--iree-opt-level=O1", *product_flags(here))
+    flags = (*HOST_FLAGS, "--iree-opt-level=O1", *product_flags(here), *more)
     path, _ = iree.compile_module(text, flags, work=work, limits=LIMITS)
     tiles = to_tiles(WEIGHT)
     write_archive({"a.weight" + SUFFIX: Packed(payload=tiles, dtype="float32", shape=tiles.shape)}, work / "w.irpa")
@@ -113,7 +147,7 @@ def test_no_product_of_tiles_falls_to_a_microkernel_that_does_not_know_them(
     """The compiler's own calls one that does a number at a time, unless it is told not to."""
     lowering = Lowering(backend="llvm-cpu", cpu=cpu, opt_level="O1")
     lowering = lowering.model_copy(update={"cpu_features": iree.probe_cpu(compiler_flags(lowering), tmp_path).features})
-    text = rewrite_tiled(_module(16, other_use=False), {"a.weight"}, rows_at_once(lowering))
+    text, _ = rewrite_tiled(_module(16, other_use=False), {"a.weight"}, rows_at_once(lowering))
     flags = (*compiler_flags(lowering), "--compile-to=executable-targets")
 
     before, _ = iree.compile_module(text, flags, work=tmp_path, limits=LIMITS)
@@ -126,7 +160,7 @@ def test_no_product_of_tiles_falls_to_a_microkernel_that_does_not_know_them(
 
 def test_the_work_of_a_product_of_tiles_is_told_by_its_extents(tmp_path: Path) -> None:
     """Rows that pad a block count: they are multiplied; packing moves what it packs."""
-    text = rewrite_tiled(_module(19, other_use=False), {"a.weight"}, 4)
+    text, _ = rewrite_tiled(_module(19, other_use=False), {"a.weight"}, 4)
     flags = (*HOST_FLAGS, "--iree-opt-level=O1")
 
     rows = dispatch_work.read(iree.flow_text(text, flags, work=tmp_path, limits=LIMITS))["main_graph"]

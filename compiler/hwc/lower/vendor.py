@@ -22,9 +22,10 @@ from hwc.spec.target import TargetSpec
 HEADER = Path(__file__).with_name("kernels") / "hwc_kernels.h"
 _INCLUDED = ("*.h", "*.inc")
 PATTERN_TYPES: dict[PatternName, tuple[Element, Element | None]] = {
-    "matmul_f32": ("float32", "float32"), "matmul_f16": ("float16", "float16"),
+    "matmul_f32": ("float32", "float32"), "matmul_f32_tiles": ("float32", "float32"),
+    "matmul_f16": ("float16", "float16"), "matmul_fp8": ("float32", "float8_e4m3fn"),
     "dequantise_matmul_int4": ("float32", "int4"), "dequantise_matmul_int8": ("float32", "int8"),
-    "matmul_fp8": ("float32", "float8_e4m3fn"), "attention_f32": ("float32", None),
+    "attention_f32": ("float32", None),
 }
 """Pattern to the element types of its activations and weights; attention has none."""
 

@@ -45,6 +45,14 @@ struct hwc_matmul_f32 {
     size_t n_begin, n_end;
 };
 
+/* The same with weights in tiles of HWC_TILE columns: w[k, n] is w[(n / 16 * k_all + k) * 16 + n % 16]. n is a multiple of
+ * 16, and so are n_begin and n_end. */
+struct hwc_matmul_f32_tiles {
+    const float *x, *w;
+    float *y;
+    size_t m, n, k, x_stride, y_stride, n_begin, n_end;
+};
+
 /* The same in float16, as bits; sums are float32. */
 struct hwc_matmul_f16 {
     const uint16_t *x, *w;
@@ -103,6 +111,16 @@ struct hwc_attention_f32 {
 
 #define HWC_MATMUL_F32(symbol) HWC_MATMUL_(symbol, float, hwc_matmul_f32)
 #define HWC_MATMUL_F16(symbol) HWC_MATMUL_(symbol, uint16_t, hwc_matmul_f16)
+
+#define HWC_MATMUL_F32_TILES(symbol)                                                                                  \
+    static inline void symbol##_body(const struct hwc_matmul_f32_tiles *c);                                           \
+    HWC_EXPORT void symbol(const float *x, size_t x_at, const float *w, size_t w_at, float *y, size_t y_at, size_t m, \
+                           size_t n, size_t k, size_t n_begin, size_t n_end) {                                        \
+        const struct hwc_matmul_f32_tiles c = {.x = x + x_at, .w = w + w_at, .y = y + y_at, .m = m, .n = n, .k = k,   \
+                                               .x_stride = k, .y_stride = n, .n_begin = n_begin, .n_end = n_end};     \
+        symbol##_body(&c);                                                                                            \
+    }                                                                                                                 \
+    static inline void symbol##_body(const struct hwc_matmul_f32_tiles *c)
 
 /* Compiled code passes each buffer as a base and an offset in elements; where there are no zeros, the codes again. */
 #define HWC_DEQUANTISE_MATMUL_(symbol, bits)                                                                          \

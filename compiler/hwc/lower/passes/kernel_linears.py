@@ -139,6 +139,20 @@ def _plain_call(linear: PlainLinear, product: Product, kernel: Import, prefix: s
     return call, [f"    {line}" for line in lines]
 
 
+def tiled_call(
+    linear: PlainLinear, product: Product, kernel: Import, weight: Value, prefix: str
+) -> tuple[Call, list[str]]:
+    """Return the call of a kernel for a float linear whose weight lies in tiles, and the lines that make it."""
+    x, lines = _rows(linear.x, linear.x_type, product, prefix)
+    result = _tensor(f"%{prefix}.product", (product.m, product.n), "f32")
+    call = Call(
+        kernel=kernel, pattern=product.pattern, operands=(x.type, weight.type), elements=("f32",) * 3,
+        result=result.type, sizes=(product.m, product.n, product.k),
+    )
+    lines += [call.dispatch([x, weight], result), *_shaped(result, linear.result, linear.result_type, prefix)]
+    return call, [f"    {line}" for line in lines]
+
+
 def _biased(linear: PlainLinear, product: Value, prefix: str) -> tuple[Value, list[str]]:
     assert linear.bias_type is not None
     bias = Value(name=f"%{prefix}.bias", type=linear.bias_type)

@@ -7,6 +7,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 
 from hwc.lower.passes.graph import TensorType
+from hwc.lower.passes.kernel_linears import Choose, Product, Seen, tiled_call
+from hwc.lower.passes.linalg import Value
 from hwc.lower.passes.plain_linears import PlainLinear, find
 from hwc.lower.passes.prune import prune
 from hwc.quantise.encodings import TILE
@@ -20,20 +22,41 @@ _GLOBAL = re.compile(
 _LOAD = re.compile(r'^\s*(?P<value>%[\w$.-]+) = util\.global\.load (?:immutable )?@(?P<symbol>"[^"]+"|[^ ]+) : ')
 
 
-def rewrite_tiled(mlir: str, tiled: Collection[str], most_rows: int) -> str:
+def rewrite_tiled(
+    mlir: str, tiled: Collection[str], most_rows: int, choose: Choose = lambda _: None
+) -> tuple[str, tuple[Seen, ...]]:
     """Rewrite every MatMul of static shapes by a weight in ``tiled``, the keys of parameters W[K, N] in float32.
 
-    ``most_rows`` rows of activations are multiplied at once; fewer where there are not as many. Whatever else reads
-    such a weight gets it put together again. Ensures that none is read under its plain key.
+    A kernel that is chosen takes the product; otherwise ``most_rows`` rows of activations are multiplied at once, fewer
+    where there are not as many. Whatever else reads such a weight gets it put together again. Returns the module and
+    every such product. Ensures that no weight is read under its plain key.
     """
     lines = mlir.splitlines()
     written: dict[int, list[str]] = {}
+    seen = []
     for index, linear in enumerate(find(lines)):
         if linear.layer in tiled and not linear.transposed and linear.weight_type.dtype == "f32" and not linear.bias:
+            one, made = _made(linear, f"tiled{index}_", most_rows, choose)
             comment = f"    // {lines[linear.line].strip()}"  # counted, so that errors still name the node
-            written[linear.line] = [comment, *_product(linear, f"%tiled{index}_", most_rows)]
+            written[linear.line] = [comment, *made]
+            seen.append(one)
     body = [new for index, line in enumerate(lines) for new in written.get(index, [line])]
-    return "\n".join(_declared(prune(body), lines, tiled)) + "\n"
+    return "\n".join(_declared(prune(body), lines, tiled)) + "\n", tuple(seen)
+
+
+def _made(linear: PlainLinear, prefix: str, most_rows: int, choose: Choose) -> tuple[Seen, list[str]]:
+    product = Product(
+        pattern="matmul_f32_tiles", layer=linear.layer, m=math.prod(linear.x_type.shape[:-1]), n=linear.n, k=linear.k,
+        unfit=linear.unfit,
+    )
+    kernel = None if product.unfit else choose(product)
+    if kernel is None:
+        return Seen(product=product, call=None), _product(linear, f"%{prefix}", most_rows)
+    shape = (linear.n // TILE, linear.k, TILE, 1)
+    weight = Value(name=f"%{prefix}w", type=TensorType(shape=shape, dtype="f32"))
+    load = f"    {weight.name} = util.global.load @{_symbol(linear.layer)} : {weight.type.builtin()}"
+    call, lines = tiled_call(linear, product, kernel, weight, prefix.rstrip("_"))
+    return Seen(product=product, call=call), [load, *lines]
 
 
 def _product(linear: PlainLinear, name: str, most_rows: int) -> list[str]:

@@ -23,8 +23,9 @@
 #define BLOCK 6144       /* floats of x: 24 KiB of a first-level cache of 32 */
 #define KEPT 4096        /* floats of sums that wait to be pooled */
 #define MOST_TERMS 512
-#define FEW_TERMS 72     /* what a block has, if there are as many: a sum is read and written once a block */
+#define FEW_TERMS 108    /* what a block has, if there are as many: a sum is read and written once a block */
 #define MOST_COLUMNS 128
+#define SOME_COLUMNS 64  /* more are given up for terms */
 #define MOST_SPOTS 256
 
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -43,6 +44,17 @@ static inline vector all(float value) { return (vector){EACH(value)}; }
 static inline size_t least(size_t a, size_t b) { return a < b ? a : b; }
 static inline size_t most(size_t a, size_t b) { return a > b ? a : b; }
 static inline size_t whole(size_t count) { return (count + LANES - 1) / LANES * LANES; }
+
+#if LANES == 16
+#define EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+#define ODD 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
+#elif LANES == 8
+#define EVEN 0, 2, 4, 6, 8, 10, 12, 14
+#define ODD 1, 3, 5, 7, 9, 11, 13, 15
+#else
+#define EVEN 0, 2, 4, 6
+#define ODD 1, 3, 5, 7
+#endif
 
 /* Fewer floats than a vector has. */
 static inline void copy_some(float *to, const float *from, size_t count) {
@@ -208,7 +220,10 @@ static inline void copy_row(const float *x, ptrdiff_t first, size_t step, size_t
     for (size_t at = end; at < count; at += LANES) store(to + at, all(0.0f));
     const float *from = x + first;
     if (step > 1) {
-        for (size_t at = before; at < end; ++at) to[at] = from[(ptrdiff_t)(at * step)];
+        size_t at = before;
+        for (; step == 2 && at + LANES < end; at += LANES) /* less: the last vector would reach one behind the row */
+            store(to + at, __builtin_shufflevector(load(from + 2 * at), load(from + 2 * at + LANES), EVEN));
+        for (; at < end; ++at) to[at] = from[(ptrdiff_t)(at * step)];
     } else if (end - before < LANES) {
         copy_some(to + before, from + before, end - before);
     } else {
@@ -261,17 +276,6 @@ static void place_spots(part *p) {
                 .held = (uint32_t)least(LANES, p->columns - column),
             };
 }
-
-#if LANES == 16
-#define EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
-#define ODD 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
-#elif LANES == 8
-#define EVEN 0, 2, 4, 6, 8, 10, 12, 14
-#define ODD 1, 3, 5, 7, 9, 11, 13, 15
-#else
-#define EVEN 0, 2, 4, 6
-#define ODD 1, 3, 5, 7
-#endif
 
 /* The largest of each 2x2 of kept sums, which are in whole vectors. */
 static void pool(const part *p, size_t channels, float *y, size_t y_row, size_t y_channel) {
@@ -335,7 +339,8 @@ static void choose_blocks(part *p) {
     for (p->most_columns = least(p->all_columns, MOST_COLUMNS);; p->most_columns = whole(p->most_columns) / 2) {
         p->phase = whole(p->most_columns) + (c->kernel_width - 1) / c->stride_width;
         p->pitch = least(c->stride_width, c->kernel_width) * p->phase;
-        if (((step - 1) * c->stride_height + c->kernel_height) * p->pitch <= BLOCK) break;
+        const size_t plane = ((step - 1) * c->stride_height + c->kernel_height) * p->pitch; /* of the fewest rows */
+        if (plane * (p->most_columns > SOME_COLUMNS ? few : 1) <= BLOCK) break;
     }
     p->most_rows = least(p->all_rows, MOST_SPOTS * LANES / whole(p->most_columns));
     if (step == 2) p->most_rows = least(p->most_rows, KEPT / (CHANNELS * whole(p->most_columns)) / 2 * 2);

@@ -17,7 +17,7 @@ from typing import Any
 from hwc.lower import flow_body
 from hwc.lower.flow_body import Body
 from hwc.lower.passes.kernel_call import CALL_ATTRIBUTE
-from hwc.lower.vendor import PATTERN_TYPES
+from hwc.lower.vendor import PATTERN_OPS, PATTERN_TYPES
 
 _PASSES = ("flow.tensor.reshape", "flow.tensor.bitcast", "flow.tensor.transfer", "flow.tensor.barrier")
 """Operations that hand on what they are given."""
@@ -100,12 +100,13 @@ class _Reader:
 def _called(told: Any, export: str, names: list[str]) -> dict[str, Any]:
     """Return the row of a vendor kernel's call, which tells of itself."""
     activations, weights = PATTERN_TYPES[told["pattern"].value]
+    op = PATTERN_OPS.get(told["pattern"].value, "matmul")
     size = {name: int(told[name].value) for name in ("m", "n", "k", "read", "weight", "write")}
-    batch = int(told["batch"].value) if weights is None else 1
-    products = 2 if weights is None else 1  # attention: scores, then their product with the values
+    batch = int(told["batch"].value) if "batch" in told else 1
+    products = 2 if op == "attention" else 1  # scores, then their product with the values
     return {
-        "op": "attention" if weights is None else "matmul", "name": export, "batch": batch, "m": size["m"],
-        "n": size["n"], "k": size["k"], "points": batch * size["m"] * (size["k"] if weights is None else size["n"]),
+        "op": op, "name": export, "batch": batch, "m": size["m"], "n": size["n"], "k": size["k"],
+        "points": batch * size["m"] * (size["k"] if op == "attention" else size["n"]),
         "rank": 2 if batch == 1 else 3, "activations": activations, "weights": weights,
         "weight": names[1] if weights else "", "accumulator": "float32",
         "flops": 2.0 * products * batch * size["m"] * size["n"] * size["k"],

@@ -12,6 +12,7 @@ from hwc.errors import InternalError
 from hwc.lower import isa, kernel_objects
 from hwc.lower.hook import LOG, Hook
 from hwc.lower.passes.kernel_attention import rewrite_attention
+from hwc.lower.passes.kernel_convolutions import rewrite_convolutions
 from hwc.lower.passes.kernel_linears import Product, Seen, declared, rewrite_plain
 from hwc.lower.vendor import Door
 from hwc.spec.target import Lowering
@@ -40,10 +41,11 @@ class Opened:
         self._seen.setdefault(function, []).extend(seen)
 
     def plain(self, function: str, mlir: str) -> str:
-        """Rewrite a function's float linears and attentions to calls of kernels; return its module."""
+        """Rewrite a function's float linears, attentions and convolutions to calls of kernels; return its module."""
         rewritten, seen = rewrite_plain(mlir, self.door.chosen)
         rewritten, attentions = rewrite_attention(rewritten, self.door.chosen)
-        self.note(function, (*seen, *attentions))
+        rewritten, convolutions = rewrite_convolutions(rewritten, self.door.chosen)
+        self.note(function, (*seen, *attentions, *convolutions))
         return rewritten
 
     def takes(self, product: Product) -> bool:

@@ -18,6 +18,6 @@ class Recipe:
     encodings: Mapping[Kind, str]
     """How codes of each kind are stored."""
     door: Door | None = None
-    """Kernels that take linears and attentions from the compiler; None: it makes code of everything."""
+    """Kernels that take linears, attentions and convolutions from the compiler; None: it makes code of everything."""
     tiles: bool = False
     """Whether float weights of linears lie in tiles."""

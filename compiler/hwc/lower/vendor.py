@@ -16,7 +16,7 @@ from hwc.lower.passes.kernel_call import Import
 from hwc.lower.passes.kernel_linears import Product
 from hwc.predict.operation import Operation
 from hwc.spec.hardware import Element
-from hwc.spec.legality import LegalityRule, PatternName, Placement, Vendor, VendorKernel
+from hwc.spec.legality import LegalityRule, OpClass, PatternName, Placement, Vendor, VendorKernel
 from hwc.spec.target import TargetSpec
 
 HEADER = Path(__file__).with_name("kernels") / "hwc_kernels.h"
@@ -25,9 +25,11 @@ PATTERN_TYPES: dict[PatternName, tuple[Element, Element | None]] = {
     "matmul_f32": ("float32", "float32"), "matmul_f32_tiles": ("float32", "float32"),
     "matmul_f16": ("float16", "float16"), "matmul_fp8": ("float32", "float8_e4m3fn"),
     "dequantise_matmul_int4": ("float32", "int4"), "dequantise_matmul_int8": ("float32", "int8"),
-    "attention_f32": ("float32", None),
+    "attention_f32": ("float32", None), "conv2d_f32": ("float32", "float32"),
 }
 """Pattern to the element types of its activations and weights; attention has none."""
+PATTERN_OPS: dict[PatternName, OpClass] = {"attention_f32": "attention", "conv2d_f32": "conv"}
+"""Pattern to the kind of work it is, where that is no matmul."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +153,8 @@ def _beside(part: str, folder: Path) -> Path | None:
 def _operation(product: Product) -> Operation:
     activations, weights = PATTERN_TYPES[product.pattern]
     return Operation(
-        op="matmul" if weights else "attention", name=product.layer, m=product.m, n=product.n, k=product.k,
-        points=product.m * product.n, rank=2, activations=activations, weights=weights,
-        flops=2.0 * product.m * product.n * product.k, read_bytes=0.0, write_bytes=0.0,
+        op=PATTERN_OPS.get(product.pattern, "matmul"), name=product.layer, batch=product.batch, m=product.m,
+        n=product.n, k=product.k, points=product.batch * product.m * product.n, rank=2, activations=activations,
+        weights=weights, flops=2.0 * product.batch * product.m * product.n * product.k, read_bytes=0.0,
+        write_bytes=0.0,
     )

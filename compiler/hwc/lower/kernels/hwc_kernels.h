@@ -97,6 +97,28 @@ struct hwc_attention_f32 {
     size_t n_begin, n_end;
 };
 
+/* y = windows of x by w, plus a bias, for each of batch images; then what `form` asks for. x is [batch, groups * inputs,
+ * height, width], w [channels, inputs, kernel_height, kernel_width], y [batch, channels, rows, columns] or, pooled,
+ * [batch, channels, rows / 2, columns / 2]. The window of row r begins pad_top above row r * stride_height of x; what lies
+ * outside x counts as 0, also beyond its last row and column. What is counted by n_begin and n_end is channels, image after
+ * image: channel n % channels of image n / channels. */
+enum hwc_conv2d_form {
+    HWC_CONV2D_BIAS = 1,   /* there is a bias [channels] */
+    HWC_CONV2D_RELU = 2,   /* what is negative becomes 0; NaN stays */
+    HWC_CONV2D_POOL = 4    /* after that, the largest of each 2x2; a last odd row or column is dropped; NaN is the largest */
+};
+#define HWC_CONV2D_MOST_WINDOW 16 /* kernel_height, kernel_width */
+#define HWC_CONV2D_MOST_STRIDE 4
+struct hwc_conv2d_f32 {
+    const float *x, *w, *bias; /* bias: NULL without one */
+    float *y;
+    size_t batch, groups, inputs, channels; /* inputs: of one group; channels: of all */
+    size_t height, width, kernel_height, kernel_width, stride_height, stride_width, pad_top, pad_left;
+    size_t rows, columns; /* of the convolution, before any pooling */
+    uint32_t form; /* enum hwc_conv2d_form */
+    size_t n_begin, n_end;
+};
+
 #define HWC_MATMUL_(symbol, element, record)                                                                          \
     static inline void symbol##_body(const struct record *c);                                                         \
     HWC_EXPORT void symbol(const element *x, size_t x_at, const element *w, size_t w_at, element *y, size_t y_at,     \
@@ -169,6 +191,25 @@ struct hwc_attention_f32 {
         symbol##_body(&c);                                                                                            \
     }                                                                                                                 \
     static inline void symbol##_body(const struct hwc_attention_f32 *c)
+
+/* Where there is no bias, compiled code passes the weights again. */
+#define HWC_CONV2D_F32(symbol)                                                                                        \
+    static inline void symbol##_body(const struct hwc_conv2d_f32 *c);                                                 \
+    HWC_EXPORT void symbol(const float *x, size_t x_at, const float *w, size_t w_at, const float *bias, size_t bias_at, \
+                           float *y, size_t y_at, size_t batch, size_t units, size_t groups, size_t inputs,           \
+                           size_t channels, size_t height, size_t width, size_t kernel_height, size_t kernel_width,   \
+                           size_t stride_height, size_t stride_width, size_t pad_top, size_t pad_left, size_t rows,   \
+                           size_t columns, size_t form, size_t n_begin, size_t n_end) {                               \
+        const struct hwc_conv2d_f32 c = {                                                                             \
+            .x = x + x_at, .w = w + w_at, .bias = form & HWC_CONV2D_BIAS ? bias + bias_at : NULL, .y = y + y_at,      \
+            .batch = batch, .groups = groups, .inputs = inputs, .channels = channels, .height = height,               \
+            .width = width, .kernel_height = kernel_height, .kernel_width = kernel_width,                             \
+            .stride_height = stride_height, .stride_width = stride_width, .pad_top = pad_top, .pad_left = pad_left,   \
+            .rows = rows, .columns = columns, .form = (uint32_t)form, .n_begin = n_begin, .n_end = n_end};            \
+        (void)units;                                                                                                  \
+        symbol##_body(&c);                                                                                            \
+    }                                                                                                                 \
+    static inline void symbol##_body(const struct hwc_conv2d_f32 *c)
 
 /* Bits with a sign at bit 31 as a float. */
 static inline float hwc_signed(float magnitude, uint32_t sign) {

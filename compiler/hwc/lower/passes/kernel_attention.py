@@ -51,7 +51,7 @@ def _call(operator: Operator, product: Product, kernel: Import) -> tuple[Call, l
     call = Call(
         kernel=kernel, pattern=product.pattern, operands=tuple(types), elements=("f32",) * 5, result=operator.type,
         sizes=(rows, units, product.n, width, heads, *types[3].shape[:2]),
-        extents=(batch * heads, rows, product.n, width),
+        extents=(batch * heads, rows, product.n, width), streamed=4,
     )
     lines = [
         f"{value.name} = torch_c.to_builtin_tensor {source} : {value.type.torch()} -> {value.type.builtin()}"

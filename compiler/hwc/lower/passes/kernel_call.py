@@ -47,7 +47,9 @@ class Call:
     sizes: tuple[int, ...]
     """Integers of the C function after its buffers, m, n and k first; begin and end of the columns follow."""
     extents: tuple[int, int, int, int] | None = None
-    """Batch, m, n and k of the work, of a kernel without weights whose columns are something else."""
+    """Batch, m, n and k of the work, of a kernel whose columns are something else."""
+    streamed: int = 1
+    """How many operands are activations; the others are stored weights."""
 
     @property
     def name(self) -> str:
@@ -83,8 +85,8 @@ class Call:
     def _told(self) -> str:
         """Say what is computed, for who reads the work from the compiler's IR: the kernel's body does not tell it."""
         batch, m, n, k = self.extents or (1, *self.sizes[:3])
-        streamed, weights = (self.operands, ()) if self.extents else (self.operands[:1], self.operands[1:])
-        if len(weights) > 2 and weights[-1] == weights[0]:  # the codes again: there are no zeros
+        streamed, weights = self.operands[: self.streamed], self.operands[self.streamed :]
+        if len(weights) > 1 and weights[-1] == weights[0]:  # the codes again: there are no zeros, or no bias
             weights = weights[:-1]
         sizes = {
             **({"batch": batch} if self.extents else {}), "m": m, "n": n, "k": k,

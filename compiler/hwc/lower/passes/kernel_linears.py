@@ -36,6 +36,8 @@ class Product:
     m: int
     n: int
     k: int
+    batch: int = 1
+    """Products of this size that are computed: groups of a convolution."""
     unfit: str = ""
     """Why no kernel's ABI holds it."""
     tiled: bool = False

@@ -25,8 +25,9 @@ PATTERN_TYPES: dict[PatternName, tuple[Element, Element | None]] = {
     "matmul_f32": ("float32", "float32"), "matmul_f16": ("float16", "float16"),
     "dequantise_matmul_int4": ("float32", "int4"), "dequantise_matmul_int8": ("float32", "int8"),
     "matmul_fp8": ("float32", "float8_e4m3fn"), "attention_f32": ("float32", None),
+    "rounded_matmul_int4": ("float32", "int4"),
 }
-"""Pattern to the element types of its activations and weights; attention has none."""
+"""Pattern to the element types of its activations, as they come, and weights; attention has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 Kind = Literal["int4", "int8", "fp8"]
 Zeros = Literal["none", "point", "offset"]
-Activations = Literal["float", "dynamic", "static"]
+Activations = Literal["float", "dynamic", "static", "int8"]
 BITS: Mapping[Kind, int] = {"int4": 4, "int8": 8, "fp8": 8}
 
 
@@ -22,8 +22,9 @@ class Format:
     zeros: Zeros = "none"
     """``none``: symmetric; ``point``: an integer zero point a group; ``offset``: a float16 added to each group."""
     activations: Activations = "float"
-    """What the weight is multiplied by: float, or E4M3 with one scale a token (``dynamic``), taken from the token as it
-    comes, or one scale a tensor (``static``), taken from calibration."""
+    """What the weight is multiplied by: float; E4M3 with one scale a token (``dynamic``), taken from the token as it
+    comes, or one scale a tensor (``static``), taken from calibration; or ``int8`` with one scale for 32 values of a
+    token, taken as they come."""
 
     @property
     def symmetric(self) -> bool:

@@ -3,7 +3,7 @@
  * v_dot adds to each lane of `sum` products of four unsigned bytes (codes, 0..15) by four signed bytes (levels). Without
  * dot instructions sums stay in 16 bits: at most DOTS of them may go into one accumulator, for 2 * 15 * 128 * DOTS < 2^15.
  * KEPT holds such sums where they are: GCC would add in another order, with more values than registers (0.7 of the speed).
- * v_whole makes of two accumulators 256 * high + low, in 32 bits. DOT4 tells that there are such vectors.
+ * v_whole makes of two accumulators 256 * high + low, in 32 bits; v_single of one its sum. DOT4 tells that there are such vectors.
  */
 #ifndef HWC_DOT4_H
 #define HWC_DOT4_H
@@ -36,6 +36,7 @@ typedef __m512 vecf;
 #ifdef __AVX512VNNI__
 #define v_dot(sum, codes, levels) ((sum) = _mm512_dpbusd_epi32(sum, codes, levels))
 #define v_whole(high, low) _mm512_add_epi32(_mm512_slli_epi32(high, 8), low)
+#define v_single(sum) (sum)
 #else
 #define v_dot(sum, codes, levels)                                                                                     \
     do {                                                                                                              \
@@ -44,6 +45,7 @@ typedef __m512 vecf;
     } while (0)
 #define v_whole(high, low)                                                                                            \
     _mm512_add_epi32(_mm512_madd_epi16(high, _mm512_set1_epi16(256)), _mm512_madd_epi16(low, _mm512_set1_epi16(1)))
+#define v_single(sum) _mm512_madd_epi16(sum, _mm512_set1_epi16(1))
 #endif
 #define v_float(a) _mm512_cvtepi32_ps(a)
 #define f_load(p) _mm512_loadu_ps(p)
@@ -78,6 +80,7 @@ typedef __m256 vecf;
 #ifdef __AVXVNNI__
 #define v_dot(sum, codes, levels) ((sum) = _mm256_dpbusd_avx_epi32(sum, codes, levels))
 #define v_whole(high, low) _mm256_add_epi32(_mm256_slli_epi32(high, 8), low)
+#define v_single(sum) (sum)
 #else
 #define v_dot(sum, codes, levels)                                                                                     \
     do {                                                                                                              \
@@ -86,6 +89,7 @@ typedef __m256 vecf;
     } while (0)
 #define v_whole(high, low)                                                                                            \
     _mm256_add_epi32(_mm256_madd_epi16(high, _mm256_set1_epi16(256)), _mm256_madd_epi16(low, _mm256_set1_epi16(1)))
+#define v_single(sum) _mm256_madd_epi16(sum, _mm256_set1_epi16(1))
 #endif
 #define v_float(a) _mm256_cvtepi32_ps(a)
 #define f_load(p) _mm256_loadu_ps(p)
@@ -121,6 +125,7 @@ typedef float32x4_t vecf;
 #define v_high(a) vreinterpretq_s32_u8(vshrq_n_u8(vreinterpretq_u8_s32(a), 4))
 #define v_dot(sum, codes, levels) ((sum) = vdotq_s32(sum, vreinterpretq_s8_s32(codes), vreinterpretq_s8_s32(levels)))
 #define v_whole(high, low) vaddq_s32(vshlq_n_s32(high, 8), low)
+#define v_single(sum) (sum)
 #define v_float(a) vcvtq_f32_s32(a)
 #define f_load(p) vld1q_f32(p)
 #define f_store(p, a) vst1q_f32(p, a)

@@ -26,6 +26,7 @@
 #define TILES_OF_ROWS 1
 #define WIDEST 8
 #endif
+#define FEW (ROWS < 4 ? ROWS : 4)
 #define PARTS (HWC_TILE / LANES) /* vectors of a tile */
 #define K_AT_ONCE 512
 #define AHEAD 2048 /* bytes: weights of one row's product are asked for that early */
@@ -70,8 +71,10 @@ INLINE void block(const struct hwc_matmul_f32_tiles *c, size_t m, size_t n, size
 static void few(const struct hwc_matmul_f32_tiles *c, size_t m, size_t rows, size_t begin, size_t end) {
     if (rows == 1) ROWS_BY_TILES(1, WIDEST / PARTS > 4 ? 4 : WIDEST / PARTS);
     else if (rows == 2) ROWS_BY_TILES(2, WIDEST / PARTS / 2 > 4 ? 4 : WIDEST / PARTS / 2);
+#if ROWS > 2
     else if (rows == 3) ROWS_BY_TILES(3, 1);
     else ROWS_BY_TILES(4, 1);
+#endif
 }
 
 HWC_MATMUL_F32_TILES(hwc_matmul_f32) {
@@ -85,7 +88,7 @@ HWC_MATMUL_F32_TILES(hwc_matmul_f32) {
                 else block(c, m, n, begin, end, ROWS, TILES_OF_ROWS);
         }
         for (size_t m = whole; m < c->m;) {
-            const size_t left = c->m - m, rows = left >= 4 ? 4 : left;
+            const size_t left = c->m - m, rows = left >= FEW ? FEW : left;
             few(c, m, rows, begin, end);
             m += rows;
         }

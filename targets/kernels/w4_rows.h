@@ -41,7 +41,7 @@ typedef struct {
 INLINE void add_step(const struct hwc_dequantise_matmul *c, const line *l, size_t n, size_t k, int columns, int careful,
                      vecf *total) {
     const size_t whole = l->p->begin + k, at = (l->row * l->x->k + k) / 8;
-    const int8_t *levels = l->x->levels + (l->row * l->x->k + k) * 2;
+    const int8_t *levels = l->x->levels + (l->row * l->x->k + k) * PLANES;
     for (int column = 0; column < columns; ++column) {
         const size_t from = n + (size_t)column;
         const uint8_t *bytes = c->codes + from * c->row_bytes + whole / 2;
@@ -49,10 +49,10 @@ INLINE void add_step(const struct hwc_dequantise_matmul *c, const line *l, size_
         const vec flipped = v_flipped(codes, l->flip), even = v_low(flipped), odd = v_high(flipped);
         vec high = v_zero(), low = v_zero();
         v_dot(high, even, v_load(levels));
-        v_dot(low, even, v_load(levels + 8 * L));
+        if (PLANES == 2) v_dot(low, even, v_load(levels + 8 * L));
         v_dot(high, odd, v_load(levels + 4 * L));
-        v_dot(low, odd, v_load(levels + 12 * L));
-        const vecf sum = v_float(v_add(v_whole(high, low), v_load(l->x->sums + at)));
+        if (PLANES == 2) v_dot(low, odd, v_load(levels + 12 * L));
+        const vecf sum = v_float(v_add(PLANES == 2 ? v_whole(high, low) : v_single(high), v_load(l->x->sums + at)));
         const vecf weights = scales_by_lane(c, from * c->groups + (whole >> l->shift), l->lanes, careful);
         total[column] = f_fma(sum, f_mul(weights, f_load(l->x->scales + at)), total[column]);
     }

@@ -32,7 +32,7 @@ INLINE void add_scaled(const struct hwc_dequantise_matmul *c, const row_blocks *
         const size_t at = ((row + (size_t)r) * x->k + k) / 8;
         const vec base = v_each(x->sums[at]); /* -8 times the sum of the segment's levels */
         const vecf scaled = f_mul(scale, f_each(x->scales[at]));
-        vec sum = v_whole(high[r], low[r]);
+        vec sum = PLANES == 2 ? v_whole(high[r], low[r]) : v_single(high[r]);
         if (c->zeros_form != HWC_ZEROS_OFFSET) sum = v_add(sum, base);
         vecf whole = v_float(sum);
         if (c->zeros_form == HWC_ZEROS_POINT)
@@ -52,16 +52,17 @@ INLINE void add_segment(const struct hwc_dequantise_matmul *c, const row_blocks 
         for (int r = 0; r < rows; ++r) high[at][r] = low[at][r] = v_zero();
     for (int step = 0; step < steps; ++step) {
         const size_t eight = k / 8 + (size_t)step;
-        const four_bytes *levels = (const four_bytes *)(x->levels + row * x->k * 2) + eight * (size_t)rows * 4;
+        const four_bytes *levels = (const four_bytes *)(x->levels + row * x->k * PLANES) + eight * (size_t)rows * 2 * PLANES;
         for (int at = 0; at < count; ++at) {
             const uint8_t *from = t[at].codes + eight * t[at].step_bytes;
             if (rows == 1 && at % (HWC_TILE / L) == 0) __builtin_prefetch(from + AHEAD);
             const vec codes = v_flipped(v_load(from), flip), even = v_low(codes), odd = v_high(codes);
             for (int r = 0; r < rows; ++r) {
-                v_dot(high[at][r], even, v_each(levels[4 * r + 0]));
-                v_dot(low[at][r], even, v_each(levels[4 * r + 2]));
-                v_dot(high[at][r], odd, v_each(levels[4 * r + 1]));
-                v_dot(low[at][r], odd, v_each(levels[4 * r + 3]));
+                const four_bytes *of = levels + 2 * PLANES * r;
+                v_dot(high[at][r], even, v_each(of[0]));
+                if (PLANES == 2) v_dot(low[at][r], even, v_each(of[2]));
+                v_dot(high[at][r], odd, v_each(of[1]));
+                if (PLANES == 2) v_dot(low[at][r], odd, v_each(of[3]));
             }
         }
     }

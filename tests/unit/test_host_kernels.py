@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-KERNELS = ("w4a16.c", "x86_w8a16.c", "x86_fp8.c", "matmul_f32_tiles.c")
+KERNELS = ("w4a16.c", "w4a8.c", "x86_w8a16.c", "x86_fp8.c", "matmul_f32_tiles.c")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
@@ -42,7 +42,10 @@ def test_kernels_compute_exact_sums_over_shapes_groups_and_zeros(march: str, tmp
         ("x86_w8a16.c", "portable_product(c, 8)", "portable_product(c, 8), c->y[c->n_end - 1] += 0.01f", "w8a16"),
         ("portable.h", "float sum = 0.0f;", "float sum = 0.01f;", "w4a16"),
         ("blocks.h", "= -8 * sum", "= -7 * sum", "w4a16"),
-        ("blocks.h", '__builtin_nanf("")', "0.0f", "in a row gives"),
+        ("levels.h", '__builtin_nanf("")', "0.0f", "in a row gives"),
+        ("levels.h", "scaled + 12582912.0f", "scaled + 0.25f + 12582912.0f", "w4a8"),
+        ("levels.h", "MOST_LEVEL 127.0f", "MOST_LEVEL 126.0f", "w4a8"),
+        ("w4_product.h", "sum * scales[0]", "sum", "w4a8"),
         ("w4_tiles.h", "++group, left", "left", "w4a16"),
         ("w4_rows.h", "[from]", "[to]", "w4a16"),
         ("matmul_f32_tiles.c", "(size_t)tile * c->k + k", "(size_t)tile * c->k", "f32 tiles"),
@@ -56,7 +59,7 @@ def test_the_check_of_kernels_finds_what_is_wrong(
     text = (folder / name).read_text()
     assert right in text
     (folder / name).write_text(text.replace(right, wrong))
-    level = "x86-64" if name in ("x86_w8a16.c", "portable.h") else "native"
+    level = "x86-64" if name in ("x86_w8a16.c", "portable.h", "w4_product.h") else "native"
     if level == "native" and "avx2" not in Path("/proc/cpuinfo").read_text():
         pytest.skip("this CPU has no vectors of bytes that the kernel uses")
     program = tmp_path / "check"

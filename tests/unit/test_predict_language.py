@@ -90,6 +90,17 @@ def test_packed_weights_are_fewer_bytes_and_faster_tokens() -> None:
     assert 2 < ratio < 16 / 4.5  # tables stay in float, and the array takes as long to load its tiles
 
 
+@pytest.mark.parametrize(
+    ("name", "activations"),
+    [("w4a16", "float16"), ("w4a8", "int8"), ("fp8", "float16"), ("fp8-static", "float8_e4m3fn")],
+)
+def test_products_take_the_type_that_a_scheme_rounds_activations_to(name: str, activations: str) -> None:
+    stored = storage(scheme.find(name), "float16")
+    products = [one for one in language.operations(LLAMA_70B, decode(1, 8), stored) if one.weights]
+    linears = {one.activations for one in products if one.weights == stored.linears.element}
+    assert linears == {activations}
+
+
 def test_a_model_larger_than_the_chips_memory_is_told_not_to_fit() -> None:
     calls = [decode(1, 128)]
     alone, joined = (

@@ -28,7 +28,7 @@ FP8 = Format(kind="fp8")
 FORMS = {
     "int4": INT4, "int4 zero points": replace(INT4, zeros="point"), "int4 offsets": replace(INT4, zeros="offset"),
     "int8": Format(kind="int8", group_size=32), "fp8": FP8, "fp8 dynamic": replace(FP8, activations="dynamic"),
-    "fp8 static": replace(FP8, activations="static"),
+    "fp8 static": replace(FP8, activations="static"), "int4 int8 activations": replace(INT4, activations="int8"),
 }
 ENCODINGS: dict[Kind, str] = {"int4": "i4-grouped", "int8": "i8-grouped", "fp8": "e4m3-bits"}
 WORDS: dict[Kind, str] = {"int4": "u8-nibbles", "int8": "u8-words", "fp8": "e4m3-words"}

@@ -54,7 +54,7 @@ def captured(folder: Path, scheme: Scheme) -> dict[str, np.ndarray]:
     ("scheme", "encoding"),
     [
         ("fp32", "none"), ("w4a16", "i4-grouped"), ("w4a16", "u8-nibbles"), ("w4a16-asym", "i4-grouped"),
-        ("w4a16-asym", "u8-nibbles"), ("w8a16", "i8-grouped"), ("w8a16", "u8-words"),
+        ("w4a16-asym", "u8-nibbles"), ("w4a8", "i4-tiled"), ("w8a16", "i8-grouped"), ("w8a16", "u8-words"),
         ("fp8", "e4m3-bits"), ("fp8", "e4m3-words"),
     ],
 )

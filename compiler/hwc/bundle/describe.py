@@ -61,6 +61,12 @@ class Findings:
     """Variants that made the same golden tokens."""
 
 
+def _activations(audit: Mapping[str, Any]) -> str:
+    """Return the type of values between layers, and what some linears round them to."""
+    rounded = any(told.endswith("int8 activations") for told in audit.get("parameters_by_format", ()))
+    return "float32, int8 in products" if rounded else "float32"
+
+
 def describe(found: Findings, prices: PriceTable) -> Serving:
     """Return the serving metadata; a variant that was not checked on its device has no latency and no claims."""
     verified = found.check is not None and found.target.made == "build"
@@ -83,7 +89,7 @@ def describe(found: Findings, prices: PriceTable) -> Serving:
         model=Model(
             params=(language or found.audit)["parameters"],
             weight_scheme=found.scheme,
-            act_dtype="float32",
+            act_dtype=_activations(found.audit),
             tokenizer_sha256=found.tokenizer_sha256,
             **_shape(language or {}),
         ),

@@ -26,8 +26,9 @@ PATTERN_TYPES: dict[PatternName, tuple[Element, Element | None]] = {
     "matmul_f16": ("float16", "float16"), "matmul_fp8": ("float32", "float8_e4m3fn"),
     "dequantise_matmul_int4": ("float32", "int4"), "dequantise_matmul_int8": ("float32", "int8"),
     "attention_f32": ("float32", None), "conv2d_f32": ("float32", "float32"),
+    "rounded_matmul_int4": ("float32", "int4"),
 }
-"""Pattern to the element types of its activations and weights; attention has none."""
+"""Pattern to the element types of its activations, as they come, and weights; attention has none."""
 PATTERN_OPS: dict[PatternName, OpClass] = {"attention_f32": "attention", "conv2d_f32": "conv"}
 """Pattern to the kind of work it is, where that is no matmul."""
 

@@ -111,7 +111,7 @@ class _Maker:
         self, name: str, n: int, k: int, weight: Weight, *, layers: int = 1, rows: int | None = None
     ) -> Operation:
         rows = self.call.rows if rows is None else rows
-        activations = weight.element if weight.rounded else self.stored.activations
+        activations = weight.rounded or self.stored.activations
         return Operation(
             op="matmul", name=name, count=layers, m=rows, n=n, k=k, points=rows * n, rank=2, activations=activations,
             weights=weight.element, flops=2.0 * rows * n * k, read_bytes=rows * k * self.stored.activation_bytes,

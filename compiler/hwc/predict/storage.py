@@ -22,8 +22,8 @@ class Weight:
     element: Element
     bits: float
     """Of one weight, with its share of scales and zero points."""
-    rounded: bool = False
-    """Activations are rounded to the weights' type before they are multiplied."""
+    rounded: Element | None = None
+    """What activations are rounded to before they are multiplied; None: nothing."""
 
     def stored_bytes(self, count: float) -> float:
         """Return the bytes of some weights."""
@@ -74,7 +74,11 @@ def storage(scheme: Scheme | None, activations: Element, kv: Element | None = No
 def _weight(form: Format | None, plain: Weight) -> Weight:
     if form is None:
         return plain
-    return Weight(element=ELEMENTS[form.kind], bits=form.bits, rounded=form.activations != "float")
+    return Weight(element=ELEMENTS[form.kind], bits=form.bits, rounded=_rounded(form))
+
+
+def _rounded(form: Format) -> Element | None:
+    return {"float": None, "int8": "int8"}.get(form.activations, ELEMENTS[form.kind])
 
 
 def usual_activations(chip: Chip) -> Element:

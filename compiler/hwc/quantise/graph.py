@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hwc import onnx_io
 from hwc.errors import InternalError
 from hwc.formats import BITS, Format
-from hwc.quantise import fp8_activations
+from hwc.quantise import fp8_activations, int8_activations
 from hwc.quantise.codes import Codes
 from hwc.quantise.linears import ADJUSTED, Linear, candidates, is_gather, transposed_products
 
@@ -26,8 +26,8 @@ def apply(linears: Sequence[Linear], model: onnx.ModelProto, *, where: str) -> o
 
     Integers become ``com.microsoft.MatMulNBits`` (f32 scales: ONNX Runtime refuses f16 scales with f32 input), and
     ``com.microsoft.GatherBlockQuantized`` where rows are read by number; fp8 becomes ``DequantizeLinear`` +
-    ``MatMul``. A Gemm's bias becomes an Add. The weight input makes way for ``<layer>.codes``, ``.scales`` and
-    ``.zeros``. Raises InternalError if a layer is not found.
+    ``MatMul``. Before it, activations are rounded where the format says so. A Gemm's bias becomes an Add. The weight
+    input makes way for ``<layer>.codes``, ``.scales`` and ``.zeros``. Raises InternalError if a layer is not found.
     """
     if not linears:
         return model
@@ -42,7 +42,7 @@ def _replace_nodes(model: onnx.ModelProto, linears: Sequence[Linear]) -> set[str
     """Put each listed layer's nodes in place of those that read its float weight; return the layers found."""
     chosen = {linear.weight: linear for linear in linears}
     by_output = {node.output[0]: chosen[linear.weight] for node, linear in candidates(model) if linear.weight in chosen}
-    tied = _tied_products(model, chosen)
+    tied, shapes = _tied_products(model, chosen), _static_shapes(model)
     fresh: list[onnx.NodeProto] = []
     replaced: set[str] = set()
     for node in model.graph.node:
@@ -53,7 +53,7 @@ def _replace_nodes(model: onnx.ModelProto, linears: Sequence[Linear]) -> set[str
             fresh += _tied(node, layer)
             replaced.add(layer.layer)
         elif linear is not None:
-            fresh += _replacement(node, linear)
+            fresh += _replacement(node, linear, shapes.get(node.input[0]))
             replaced.add(linear.layer)
         elif table is not None and table.gathered and is_gather(node, table.weight):
             fresh.append(_gather(node, table))
@@ -111,7 +111,18 @@ def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
     return copied
 
 
-def _replacement(node: onnx.NodeProto, linear: Linear) -> list[onnx.NodeProto]:
+def _static_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every value that is known to have a static one."""
+    shapes = {}
+    for value in (*model.graph.input, *model.graph.value_info):
+        dims = value.type.tensor_type.shape.dim
+        if dims and all(dim.HasField("dim_value") for dim in dims):
+            shapes[value.name] = tuple(dim.dim_value for dim in dims)
+    return shapes
+
+
+def _replacement(node: onnx.NodeProto, linear: Linear, shape: tuple[int, ...] | None) -> list[onnx.NodeProto]:
+    """Return the nodes of a quantised product; ``shape``: that of its activation, where it is static."""
     from onnx import helper
 
     biased = node.op_type == "Gemm" and len(node.input) > 2
@@ -120,7 +131,10 @@ def _replacement(node: onnx.NodeProto, linear: Linear) -> list[onnx.NodeProto]:
     if linear.format is not None and linear.format.kind == "fp8":
         made = _fp8_matmul(node.input[0], product, linear, linear.format, name)
     else:
-        made = [_matmul_nbits(node.input[0], f"{linear.layer}.codes", product, linear, name)]
+        x, made = node.input[0], []
+        if linear.format is not None and linear.format.activations == "int8":
+            x, made = int8_activations.rounded(x, linear, name, shape)
+        made.append(_matmul_nbits(x, f"{linear.layer}.codes", product, linear, name))
     if biased:
         made.append(helper.make_node("Add", [product, node.input[2]], [node.output[0]], name=f"{name}.bias"))
     return made

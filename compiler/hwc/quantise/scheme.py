@@ -31,7 +31,7 @@ MIN_BITS, MAX_BITS = 4.5, 8.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheme:
-    """How the weights of a model are stored; activations stay in float."""
+    """How the weights of a model are stored, and whether activations are rounded where they are multiplied."""
 
     name: str
     title: str
@@ -135,6 +135,10 @@ SCHEMES: dict[str, Scheme] = {
             _W4, name="w4a16-rtn", title="int4 weights in groups of 32, symmetric, to compare with", method=NEAREST,
             solver="nearest",
         ),
+        replace(
+            _W4, name="w4a8", title="int4 weights in groups of 32, symmetric, int8 activations in blocks of 32",
+            linears=Format(kind="int4", group_size=32, activations="int8"),
+        ),
         Scheme(
             name="keep", title="codes as they arrived; what has none here in int8 groups of 32",
             linears=Format(kind="int8", group_size=32), method=KEEP, without_data=KEEP, solver="keep",
@@ -146,7 +150,7 @@ SCHEMES: dict[str, Scheme] = {
 _LONG = re.compile(r"(?P<base>[a-z0-9][a-z0-9.-]*)\((?P<options>[^()]*)\)")
 OPTIONS: Mapping[str, tuple[str, str]] = {
     "zeros": ("asym", "zero points"),
-    "activations": ("dynamic, static", "FP8 activations too, one scale a token or one a tensor"),
+    "activations": ("dynamic, static", "FP8 activations too, one scale a token or one a tensor; w4a8 has int8 ones"),
     "group": ("g<N>", "weights in a group: 32, 64 or 128"),
     "inputs": ("awq", "inputs of linears scaled channel by channel, where the calibration data is met better so"),
     "nearest": ("rtn", "round to nearest, without calibration data"),

@@ -22,7 +22,7 @@ ShapeDim = Literal["batch", "m", "n", "k", "points", "rank"]
 """Extents a rule may ask for: batch, m, n, k of a matmul; points: elements of a result; rank of the result."""
 PatternName = Literal[
     "matmul_f32", "matmul_f32_tiles", "matmul_f16", "dequantise_matmul_int4", "dequantise_matmul_int8", "matmul_fp8",
-    "attention_f32", "conv2d_f32",
+    "attention_f32", "conv2d_f32", "rounded_matmul_int4",
 ]  # fmt: skip
 Symbol = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 

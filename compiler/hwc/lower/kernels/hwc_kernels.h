@@ -60,7 +60,9 @@ struct hwc_matmul_f16 {
     size_t m, n, k, x_stride, y_stride, w_k_stride, w_n_stride, n_begin, n_end;
 };
 
-/* y[m, n] = sum over k of x[m, k] * weight[n, k], the weight as hwc_zeros tells, in int4 or int8. */
+/* y[m, n] = sum over k of x[m, k] * weight[n, k], the weight as hwc_zeros tells, in int4 or int8. The pattern
+ * rounded_matmul_int4 has the same record and macro as dequantise_matmul_int4; there the kernel first rounds each 32
+ * consecutive values of a row of x: r = max(largest |x|, 2^-100), x becomes roundeven(x * (127 / r)) * (r * (1 / 127)). */
 struct hwc_dequantise_matmul {
     const float *x;
     const uint8_t *codes;   /* row n begins at n * row_bytes; in int4 an even k is the low nibble */

@@ -19,6 +19,8 @@ from hwc.spec.legality import PatternName
 QUANTISED: dict[Kind, PatternName] = {
     "int4": "dequantise_matmul_int4", "int8": "dequantise_matmul_int8", "fp8": "matmul_fp8",
 }
+ROUNDED: dict[Kind, PatternName] = {"int4": "rounded_matmul_int4"}
+"""Where the kernel rounds the activation to int8 itself."""
 PLAIN: dict[str, PatternName] = {"f32": "matmul_f32", "f16": "matmul_f16"}
 SIGNED_ENCODINGS = frozenset({"i4-grouped", "i4-tiled", "i8-grouped"})
 """Encodings whose codes are two's complement: ``HWC_CODES_SIGNED``."""
@@ -60,20 +62,25 @@ def _codes_form(product: Product, encoding: str) -> int:
     return (_SIGNED if encoding in SIGNED_ENCODINGS else 0) | (_TILED if product.tiled else 0)
 
 
-def quantised_product(linear: QuantisedLinear, encoding: str) -> Product:
-    """Return what a quantised linear computes, its weight stored in an encoding."""
+def quantised_products(linear: QuantisedLinear, encoding: str) -> list[Product]:
+    """Return what a quantised linear computes, its weight stored in an encoding: with its rounding, and without."""
+    whole = [ROUNDED[linear.kind]] if linear.unrounded and linear.kind in ROUNDED else []
+    return [_quantised(linear, encoding, pattern) for pattern in (*whole, QUANTISED[linear.kind])]
+
+
+def _quantised(linear: QuantisedLinear, encoding: str, pattern: PatternName) -> Product:
     return Product(
-        pattern=QUANTISED[linear.kind], layer=linear.layer, m=math.prod(linear.x_type.shape[:-1]),
+        pattern=pattern, layer=linear.layer, m=math.prod(linear.x_type.shape[:-1]),
         n=linear.geometry.n, k=linear.geometry.k, unfit="" if linear.geometry.k == linear.stored.k else PART_OF_ROWS,
         tiled=in_tiles(encoding, linear.stored),
     )
 
 
 def quantised_call(
-    linear: QuantisedLinear, encoding: str, layout: Layout, kernel: Import, prefix: str
+    linear: QuantisedLinear, product: Product, encoding: str, layout: Layout, kernel: Import, prefix: str
 ) -> tuple[Call, list[str]]:
-    """Return the call of a kernel for a quantised linear, and the lines that make it."""
-    geometry, product = linear.geometry, quantised_product(linear, encoding)
+    """Return the call of a kernel for one of a quantised linear's products, and the lines that make it."""
+    geometry = linear.geometry
     parts, lines = operands(linear, layout, prefix)
     weights = [parts["codes"], parts["scales"]]
     sizes: tuple[int, ...] = (product.m, product.n, product.k)
@@ -82,7 +89,8 @@ def quantised_call(
         weights.append(parts.get("zeros") or parts.get("offsets") or parts["codes"])
         sizes = (*sizes, geometry.group, _codes_form(product, encoding), _ZEROS[geometry.zeros])
         elements = ("f32", "i8", "i16", "i8", "f32")
-    x, made = _rows(linear.x, linear.x_type, product, prefix)
+    source = linear.unrounded if product.pattern in ROUNDED.values() else linear.x
+    x, made = _rows(source, linear.x_type, product, prefix)
     result = _tensor(f"%{prefix}.product", (product.m, product.n), "f32")
     call = Call(
         kernel=kernel, pattern=product.pattern, operands=tuple(value.type for value in (x, *weights)),

@@ -48,6 +48,8 @@ class QuantisedLinear:
     geometry: Geometry
     """Of what it multiplies by: the share, where it has one."""
     share: Share | None = None
+    unrounded: str = ""
+    """The activation that ``x`` was rounded from, to int8, of the same type; empty where it was not."""
 
     @property
     def stored(self) -> Geometry:

@@ -9,7 +9,8 @@ from hwc.formats import Kind
 from hwc.lower.passes import fp8_matmul, fp8_rounding, gather_rows, matmul_nbits
 from hwc.lower.passes.gather_rows import QuantisedRows
 from hwc.lower.passes.graph import parameter_keys
-from hwc.lower.passes.kernel_linears import Choose, Product, Seen, quantised_call, quantised_product
+from hwc.lower.passes.kernel_call import Import
+from hwc.lower.passes.kernel_linears import Choose, Product, Seen, quantised_call, quantised_products
 from hwc.lower.passes.linear import Kernel, QuantisedLinear, declare, emit
 from hwc.lower.passes.prune import prune
 from hwc.quantise.encodings import Geometry, layout
@@ -92,9 +93,9 @@ def rewrite_linears(
         prefix = f"hwc{index}"
         if isinstance(entry, QuantisedLinear):
             called, made = None, emit(entry, kernel, parts, prefix)
-            product = quantised_product(entry, encoding)
-            if (chosen := None if product.unfit else choose(product)) is not None:
-                called, made = quantised_call(entry, encoding, parts, chosen, prefix)
+            product, chosen = _chosen(entry, encoding, choose)
+            if chosen is not None:
+                called, made = quantised_call(entry, product, encoding, parts, chosen, prefix)
             written[entry.lines[-1]] += made
             seen.append(Seen(product=product, call=called))
         else:
@@ -110,6 +111,15 @@ def rewrite_linears(
         mlir="\n".join(_declared(prune(body), globals_)) + "\n", layers=frozenset(layer for layer, _ in declared),
         matched=len(found), parameters=tuple(uses.values()), seen=tuple(seen),
     )
+
+
+def _chosen(linear: QuantisedLinear, encoding: str, choose: Choose) -> tuple[Product, Import | None]:
+    """Return the first of a linear's products that a kernel computes, and the kernel; the first of all if none does."""
+    products = quantised_products(linear, encoding)
+    for product in products:
+        if (chosen := None if product.unfit else choose(product)) is not None:
+            return product, chosen
+    return products[0], None
 
 
 def _encoding(entry: QuantisedLinear | QuantisedRows, encodings: Mapping[Kind, str]) -> str:

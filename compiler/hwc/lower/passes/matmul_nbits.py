@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from hwc.formats import Kind, Zeros
+from hwc.lower.passes import int8_rounding
 from hwc.lower.passes.graph import Operator, TensorType, operators
 from hwc.lower.passes.linear import Kernel, QuantisedLinear, share_of
 from hwc.quantise.encodings import TILE, Geometry, Part, in_tiles
@@ -26,7 +27,9 @@ def find(lines: Sequence[str], keys: Mapping[str, str]) -> list[QuantisedLinear]
     """
     found = list(operators(lines, frozenset({"MatMulNBits", "Reshape"})))
     reshapes = {entry.result: entry for entry in found if entry.name == "Reshape"}
-    return [_linear(entry, keys, reshapes) for entry in found if entry.name == "MatMulNBits"]
+    rounded = int8_rounding.find(lines)
+    linears = [_linear(entry, keys, reshapes) for entry in found if entry.name == "MatMulNBits"]
+    return [replace(linear, unrounded=rounded.get(linear.x, "")) for linear in linears]
 
 
 def _linear(entry: Operator, keys: Mapping[str, str], reshapes: Mapping[str, Operator]) -> QuantisedLinear:

@@ -8,6 +8,8 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 BIN := .venv/bin
+# Files of tests run beside each other; what a file's tests share is made once.
+BESIDE := -n logical --maxprocesses 4 --dist loadfile
 MODELS := $(basename $(notdir $(wildcard models/*.toml)))
 
 help:  ## show this list
@@ -20,10 +22,10 @@ build-all: setup system  ## build every shipped model for every target and schem
 	$(BIN)/hwc build --all $(MODELS)
 
 test: setup system  ## run the tests, but not the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(BESIDE) -m "not slow"
 
 test-all: setup system  ## run every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(BESIDE)
 
 lint: setup  ## ruff, mypy --strict, and the direction of the imports
 	$(BIN)/ruff check

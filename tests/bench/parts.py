@@ -48,7 +48,7 @@ class Part:
 
 
 def _shapes(model: str, shapes: Sequence[Mapping[str, int]], place: Place) -> Ready:
-    names, absent = networks.known_schemes(("fp32", "w4a16", "fp8"))
+    names, absent = networks.known_schemes(("fp32", "w4a16", "fp8", "w4a8"))
     told = built.reshaped(model, shapes, CHECKED_ITEMS, place.cache / "models")
     made = built.make(told, names, place.store, place.options)
     field = Field(made=made, schemes={name: name for name in names}, coded="w4a16")

@@ -39,7 +39,7 @@ def test_float_code_is_the_model_in_torch(built: Mapping[str, Any]) -> None:
 
 
 def test_quantised_code_is_the_quantised_graph_in_onnx_runtime_and_near_the_model(built: Mapping[str, Any]) -> None:
-    for scheme, kl, parity in (("fp8", 0.1, 1e-3), ("w4a16", 1.0, 5e-3)):  # a kernel rounds activations to 16 bits
+    for scheme, kl, parity in (("fp8", 0.1, 1e-3), ("w4a16", 1.0, 2e-3)):  # a kernel rounds activations to 16 bits
         told = metrics(built[scheme])
         assert told["parity_max_abs"] < parity
         assert 0 < told["kl_mean"] < kl

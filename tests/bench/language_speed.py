@@ -23,7 +23,7 @@ from judging import judge_tokens
 from language_built import FLOAT, Built
 from language_peers import Cases, genai, llama_cpp, onnxruntime, vocabulary
 from measured import spread
-from networks import PRECISIONS, known_schemes
+from networks import PRECISIONS
 from peers import environment
 from peers.environment import Unavailable
 
@@ -76,12 +76,12 @@ class Prepared:
 
 def prepare(model: str, cache: Path, store: Path, work: Path, options: Sequence[str] = ()) -> Prepared:
     """Build a model and its peers' forms of it; ``options`` are further ones of `hwc build`."""
-    schemes, absent = known_schemes(SCHEMES)
+    absent: dict[str, str] = {}
     longer = building.with_context(model, LONGER, cache / "models")
-    built = language_built.build(model, [*schemes[1:], TWIN, HEAD], store, options)
+    built = language_built.build(model, [*SCHEMES[1:], TWIN, HEAD], store, options)
     context = built.spec.generation.context_tokens
     common = {"kind": "generating", "context_tokens": context, "vocabulary": vocabulary(built)}
-    found = [_own(name, built.made.bundle(name), common, store) for name in schemes]
+    found = [_own(name, built.made.bundle(name), common, store) for name in SCHEMES]
     found += [
         *(_own(name, built.made.bundle(name), common, store, cases=("128",)) for name in (TWIN, HEAD)),
         *onnxruntime(built, CODED, common, CASES, work),
@@ -104,9 +104,9 @@ def prepare(model: str, cache: Path, store: Path, work: Path, options: Sequence[
     buckets = built.spec.buckets
     return Prepared(
         built=built, contestants=(*found, reading(work)), absent=absent,
-        predicted={f"hwc {name}": predicted.of_variant(built.made, name, cache / "predicted") for name in schemes},
+        predicted={f"hwc {name}": predicted.of_variant(built.made, name, cache / "predicted") for name in SCHEMES},
         lengths=tuple(one["sequence"] for one in buckets if one["batch"] == 1 and one.get("logits", 1) == 1),
-        notes=tuple(built.made.told(name, f"hwc {name}") for name in (*schemes, TWIN, HEAD)),
+        notes=tuple(built.made.told(name, f"hwc {name}") for name in (*SCHEMES, TWIN, HEAD)),
         cache_bytes=_cache_bytes(built), versions={"llama.cpp": environment.LLAMA_CPP.packages[0],
         "onnxruntime-genai": environment.ONNXRUNTIME_GENAI.packages[0],
         "llama.cpp was built with": environment.LLAMA_CPP.variables["CMAKE_ARGS"]},

@@ -6,7 +6,7 @@ Encoders, CNNs and single products go this one way: built by `hwc build`, called
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -205,19 +205,3 @@ class _Graphs:
 
 def _attached(graph: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
     return onnx_io.attach(graph, {name: weights[name] for name in onnx_io.weight_names(graph)})
-
-
-def known_schemes(wanted: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Return those schemes that hwc has, and why the others are missing."""
-    from hwc.errors import UsageError
-    from hwc.quantise import scheme as schemes
-
-    found, absent = [], {}
-    for name in wanted:
-        try:
-            schemes.find(name)
-        except UsageError as error:
-            absent[f"hwc {name}"] = error.what
-        else:
-            found.append(name)
-    return found, absent

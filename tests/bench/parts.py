@@ -48,21 +48,19 @@ class Part:
 
 
 def _shapes(model: str, shapes: Sequence[Mapping[str, int]], place: Place) -> Ready:
-    names, absent = networks.known_schemes(("fp32", "w4a16", "fp8", "w4a8"))
+    names = ("fp32", "w4a16", "fp8", "w4a8")
     told = built.reshaped(model, shapes, CHECKED_ITEMS, place.cache / "models")
     made = built.make(told, names, place.store, place.options)
     field = Field(made=made, schemes={name: name for name in names}, coded="w4a16")
-    return _ready([field], place, absent)
+    return _ready([field], place)
 
 
 def _products(place: Place) -> Ready:
     fields: list[Field] = []
-    missing: dict[str, str] = {}
     for model in ("k2048_n8192", "k8192_n8192", "k16384_n16384"):
         path = str(MODELS / f"{model}.toml")
         groups = {" g32": "-rtn", " g128": "-g128-rtn"} if model != "k16384_n16384" else {" g32": "-rtn"}
-        kinds, absent = networks.known_schemes(("w4a16", "w4a8"))
-        missing |= absent
+        kinds = ("w4a16", "w4a8")
         wanted = [f"{kind}{ending}" for kind in kinds for ending in groups.values()]
         made = built.make(path, wanted, place.store, place.options)
         size = model.removeprefix("k").replace("_n", "×")
@@ -74,10 +72,10 @@ def _products(place: Place) -> Ready:
                     int8=model == "k2048_n8192",
                 )
             )
-    return _ready(fields, place, missing)
+    return _ready(fields, place)
 
 
-def _ready(fields: Sequence[Field], place: Place, missing: Mapping[str, str]) -> Ready:
+def _ready(fields: Sequence[Field], place: Place) -> Ready:
     entered = Entered(work=place.work)
     for one in fields:
         networks.enter(one, entered)
@@ -99,8 +97,7 @@ def _ready(fields: Sequence[Field], place: Place, missing: Mapping[str, str]) ->
             told = extra.get((row["contestant"], row["case"]), {})
             row |= told if threads == 1 else {"weight_bytes": told.get("weight_bytes")} if told else {}
         notes = [one.made.told(scheme, f"hwc {name}") for one in fields for name, scheme in one.schemes.items()]
-        absent = {**missing, **section["absent"]}
-        return {**section, "absent": absent, "versions": _versions(), "notes": notes}
+        return {**section, "versions": _versions(), "notes": notes}
 
     return measure
 

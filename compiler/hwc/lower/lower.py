@@ -21,7 +21,6 @@ from hwc.lower.opened import Opened
 from hwc.lower.passes.devices import declare_devices, write_parts
 from hwc.lower.passes.executable_target import name_executables, named
 from hwc.lower.passes.kept_state import KeptTensor, keep_state
-from hwc.lower.passes.kernel_linears import Product
 from hwc.lower.passes.linears import generated, rewrite_linears
 from hwc.lower.passes.merge import merge_buckets
 from hwc.lower.passes.tiled_floats import rewrite_tiled
@@ -186,15 +185,11 @@ def static_text(
     text, matched = _rewritten(keep_state(text, _kept(model, states)), encodings, quantised, name, opened)
     text = opened.plain(name, text) if opened is not None else text
     if tiled:
-        choose = opened.door.chosen if opened is not None else _no_kernel
+        choose = opened.door.chosen if opened is not None else None
         text, seen = rewrite_tiled(text, tiled, rows_at_once(lowering), choose)
         if opened is not None:
             opened.note(name, seen)
     return widen_halves(text) if lowering.widen_halves else text, matched
-
-
-def _no_kernel(_: Product) -> None:
-    return None
 
 
 def _for_chip(module: str, lowering: Lowering, flags: tuple[str, ...], work: Path) -> str:

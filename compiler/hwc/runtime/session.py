@@ -31,8 +31,10 @@ def open_device(device: Device) -> Any:
         machine.require_cpu(device.architecture, device.isa_features)
     if device.driver == "none":
         raise MachineError("this artefact is for a device that hwc does not run", hint="run it on its own machine")
+    if device.driver == WORKERS and device.threads in _shared:
+        return _shared[device.threads]
     if device.driver == WORKERS:
-        return _workers(device.threads)
+        _ask_for_workers(device.threads)
     host = device.driver if device.emulator is None else EMULATING_DRIVER
     try:
         driver = rt.get_driver(host)
@@ -43,7 +45,10 @@ def open_device(device: Device) -> Any:
     chosen = machine.choose_device(names, device.device_match)
     if chosen is None:
         raise _no_device(device, names)
-    return driver.create_device(rows[chosen]["device_id"])
+    opened = driver.create_device(rows[chosen]["device_id"])
+    if device.driver == WORKERS:
+        _shared[device.threads] = opened
+    return opened
 
 
 _shared: dict[int, Any] = {}
@@ -51,18 +56,15 @@ _shared: dict[int, Any] = {}
 that goes while they come back from a call takes the process with it."""
 
 
-def _workers(threads: int) -> Any:
+def _ask_for_workers(threads: int) -> None:
     import iree.runtime as rt
 
-    if threads not in _shared:
-        if _shared:
-            raise UsageError(
-                f"{threads} threads were asked for, where this process runs artefacts on {next(iter(_shared))}: the "
-                "runtime makes its threads once", hint="open it in a process of its own",
-            )
-        rt.flags.parse_flags(f"--task_topology_group_count={threads}")
-        _shared[threads] = rt.get_driver(WORKERS).create_default_device()
-    return _shared[threads]
+    if _shared:
+        raise UsageError(
+            f"{threads} threads were asked for, where this process runs artefacts on {next(iter(_shared))}: the "
+            "runtime makes its threads once", hint="open it in a process of its own",
+        )
+    rt.flags.parse_flags(f"--task_topology_group_count={threads}")
 
 
 def _no_device(device: Device, names: list[str]) -> MachineError:

@@ -23,13 +23,13 @@ _LOAD = re.compile(r'^\s*(?P<value>%[\w$.-]+) = util\.global\.load (?:immutable 
 
 
 def rewrite_tiled(
-    mlir: str, tiled: Collection[str], most_rows: int, choose: Choose = lambda _: None
+    mlir: str, tiled: Collection[str], most_rows: int, choose: Choose | None = None
 ) -> tuple[str, tuple[Seen, ...]]:
     """Rewrite every MatMul of static shapes by a weight in ``tiled``, the keys of parameters W[K, N] in float32.
 
-    A kernel that is chosen takes the product; otherwise ``most_rows`` rows of activations are multiplied at once, fewer
-    where there are not as many. Whatever else reads such a weight gets it put together again. Returns the module and
-    every such product. Ensures that no weight is read under its plain key.
+    A kernel that ``choose`` names takes the product; otherwise ``most_rows`` rows of activations are multiplied at
+    once, fewer where there are not as many. Whatever else reads such a weight gets it put together again. Returns the
+    module and every such product. Ensures that no weight is read under its plain key.
     """
     lines = mlir.splitlines()
     written: dict[int, list[str]] = {}
@@ -44,12 +44,12 @@ def rewrite_tiled(
     return "\n".join(_declared(prune(body), lines, tiled)) + "\n", tuple(seen)
 
 
-def _made(linear: PlainLinear, prefix: str, most_rows: int, choose: Choose) -> tuple[Seen, list[str]]:
+def _made(linear: PlainLinear, prefix: str, most_rows: int, choose: Choose | None) -> tuple[Seen, list[str]]:
     product = Product(
         pattern="matmul_f32_tiles", layer=linear.layer, m=math.prod(linear.x_type.shape[:-1]), n=linear.n, k=linear.k,
         unfit=linear.unfit,
     )
-    kernel = None if product.unfit else choose(product)
+    kernel = None if product.unfit or choose is None else choose(product)
     if kernel is None:
         return Seen(product=product, call=None), _product(linear, f"%{prefix}", most_rows)
     shape = (linear.n // TILE, linear.k, TILE, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from command import Cli
 
 VARIANT = "mlp:dev#llvm-cpu-host/fp32"
+TWO = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="NOT TESTED: this process has one processor")
 
 
 @pytest.fixture
@@ -30,6 +32,7 @@ def outputs(cli: Cli, *options: str) -> dict[str, Any]:
         return dict(arrays)
 
 
+@TWO
 def test_two_threads_give_the_answers_of_one(cli: Cli) -> None:
     one, two = outputs(cli), outputs(cli, "--threads", "2")
     assert one.keys() == two.keys()
@@ -37,6 +40,7 @@ def test_two_threads_give_the_answers_of_one(cli: Cli) -> None:
         np.testing.assert_allclose(two[name], value, rtol=1e-6, atol=1e-6)
 
 
+@TWO
 def test_a_profile_on_two_threads_stands_beside_that_on_one_and_is_not_served_by(cli: Cli) -> None:
     (row,) = cli("profile", VARIANT, "--threads", "2", "--format", "json").ok().json()
     assert (row["profile"]["conditions"]["threads"], row["profile"]["conditions"]["driver"]) == (2, "local-task")
@@ -46,6 +50,14 @@ def test_a_profile_on_two_threads_stands_beside_that_on_one_and_is_not_served_by
     chosen = chosen_measurement(variant)
     assert chosen is not None
     assert chosen.method == "build"
+
+
+def test_more_threads_than_processors_are_refused_and_nothing_is_measured(cli: Cli) -> None:
+    before = cli.tags()
+    ran = cli("profile", VARIANT, "--threads", str(len(os.sched_getaffinity(0)) + 1))
+    assert ran.code == 4
+    assert "processor" in ran.stderr
+    assert (ran.stdout, cli.tags()) == ("", before)
 
 
 def test_no_threads_are_no_number_of_threads(cli: Cli) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +46,9 @@ def test_threads_that_cannot_be_had_are_refused(driver, asked):
         on_threads(program(driver), asked)
 
 
+TWO = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="NOT TESTED: this process has one processor")
+
+
 @pytest.fixture
 def product(tmp_path: Path) -> Program:
     """A product by a kernel in several calls, on one thread."""
@@ -59,6 +63,7 @@ def product(tmp_path: Path) -> Program:
     return program("local-sync", code=compiled(own.declared(text), tmp_path), archive=archive)
 
 
+@TWO
 def test_two_threads_share_a_kernels_calls_and_compute_the_same_bytes(product: Program) -> None:
     x = {"x": np.random.default_rng(0).standard_normal((4, 96)).astype(np.float32)}
     alone = Session(product).call("main_graph", x)["y"]
@@ -66,6 +71,7 @@ def test_two_threads_share_a_kernels_calls_and_compute_the_same_bytes(product: P
         np.testing.assert_array_equal(Session(on_threads(product, 2)).call("main_graph", x)["y"], alone)
 
 
+@TWO
 def test_a_process_that_has_its_threads_says_so_to_who_wants_others(product: Program) -> None:
     Session(on_threads(product, 2))
     with pytest.raises(UsageError, match=r"3 threads were asked for, where this process runs artefacts on 2"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,11 @@ def _ask_for_workers(threads: int) -> None:
         raise UsageError(
             f"{threads} threads were asked for, where this process runs artefacts on {next(iter(_shared))}: the "
             "runtime makes its threads once", hint="open it in a process of its own",
+        )
+    if threads > (there := len(os.sched_getaffinity(0))):
+        raise MachineError(
+            f"{threads} threads were asked for; this process has {there} processor(s)",
+            hint=f"ask for {there} or fewer",
         )
     rt.flags.parse_flags(f"--task_topology_group_count={threads}")
 

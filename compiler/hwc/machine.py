@@ -14,17 +14,23 @@ from typing import Any
 from hwc import digest
 from hwc.errors import MachineError
 
-# LLVM's feature names where Linux's /proc/cpuinfo says something else. What is in neither list is not checked:
-# Linux hides features that matter to no code generator (wbnoinvd, mwaitx under a hypervisor).
+# LLVM's feature names where Linux's /proc/cpuinfo says something else.
 _CPUINFO_NAMES = {
+    "amx-bf16": "amx_bf16",
+    "amx-int8": "amx_int8",
+    "amx-tile": "amx_tile",
     "avx512bf16": "avx512_bf16",
     "avx512bitalg": "avx512_bitalg",
     "avx512fp16": "avx512_fp16",
     "avx512vbmi2": "avx512_vbmi2",
     "avx512vnni": "avx512_vnni",
+    "avx512vp2intersect": "avx512_vp2intersect",
     "avx512vpopcntdq": "avx512_vpopcntdq",
     "avxvnni": "avx_vnni",
+    "bmi": "bmi1",
     "lzcnt": "abm",
+    "pclmul": "pclmulqdq",
+    "sha": "sha_ni",
     "sse3": "pni",
     "sse4.1": "sse4_1",
     "sse4.2": "sse4_2",
@@ -32,11 +38,12 @@ _CPUINFO_NAMES = {
     "dotprod": "asimddp",
     "fullfp16": "asimdhp",
 }
+# What is not named here is not checked: Linux hides features that matter to no code generator (wbnoinvd, mwaitx
+# under a hypervisor), and some that do (AVX-IFMA, AVX-VNNI-INT8, AMX-FP16, AVX10), so that their absence says nothing.
 _CHECKED = re.compile(
-    r"^(sse.*|ssse3|avx.*|fma|fma4|f16c|bmi|bmi2|popcnt|lzcnt|movbe|aes|pclmul|gfni|vaes|vpclmulqdq|sha|amx.*"
-    r"|neon|dotprod|fullfp16|bf16|i8mm|sve.*|v|zv.*)$"
+    r"^(sse.*|ssse3|avx2?|avx512.*|avxvnni|fma|fma4|f16c|bmi|bmi2|popcnt|lzcnt|movbe|aes|pclmul|gfni|vaes|vpclmulqdq"
+    r"|sha|amx-(bf16|int8|tile)|neon|dotprod|fullfp16|bf16|i8mm|sve.*|v|zv.*)$"
 )
-_LINUX_OTHER = {"bmi": "bmi1", "pclmul": "pclmulqdq", "sha": "sha_ni", "amx-tile": "amx_tile", "amx-int8": "amx_int8"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +109,7 @@ def linux_flags(features: Sequence[str]) -> dict[str, str]:
     """Return LLVM features (``+avx2``) that can be checked, in order, with the names that Linux gives them."""
     plain = [entry.removeprefix("+") for entry in features]
     return {
-        feature: _CPUINFO_NAMES.get(feature) or _LINUX_OTHER.get(feature) or feature
+        feature: _CPUINFO_NAMES.get(feature, feature)
         for feature in plain
         if _CHECKED.match(feature)
     }

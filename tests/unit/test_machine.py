@@ -5,11 +5,14 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from hwc import machine
 from hwc.errors import MachineError
+from hwc.lower import iree
+from hwc.lower.flags import HOST_FLAGS
 
 HASWELL = frozenset(
     "fpu sse sse2 pni ssse3 sse4_1 sse4_2 avx avx2 fma f16c bmi1 bmi2 abm movbe popcnt aes".split()  # noqa: SIM905
@@ -29,6 +32,24 @@ def test_llvms_names_are_found_under_linuxs_names() -> None:
 
 def test_features_that_matter_to_no_code_generator_are_not_asked_for() -> None:
     assert machine.missing_features(["+wbnoinvd", "+mwaitx", "+prefer-256-bit"], frozenset()) == []
+
+
+def test_a_sapphire_rapids_has_what_its_compiler_names() -> None:
+    wanted = ["+amx-bf16", "+amx-int8", "+amx-tile", "+avx512bf16", "+avx512fp16", "+avx512ifma", "+avxvnni"]
+    linux = frozenset({"amx_bf16", "amx_int8", "amx_tile", "avx512_bf16", "avx512_fp16", "avx512ifma", "avx_vnni"})
+    assert machine.missing_features(wanted, linux) == []
+    assert machine.missing_features(wanted, linux - {"amx_bf16"}) == ["amx-bf16"]
+
+
+def test_features_that_linux_never_shows_are_not_held_against_a_cpu() -> None:
+    hidden = ["+amx-fp16", "+amx-complex", "+avxifma", "+avxvnniint8", "+avxneconvert", "+avx10.1"]
+    assert machine.missing_features(hidden, frozenset()) == []
+
+
+def test_what_the_compiler_finds_on_this_cpu_is_not_lacking_here(tmp_path: Path) -> None:
+    found = iree.probe_cpu(HOST_FLAGS, tmp_path)
+    assert found.features
+    assert machine.missing_features(found.features, machine.cpu_flags()) == []
 
 
 def test_arms_names_are_found_under_linuxs_names() -> None:

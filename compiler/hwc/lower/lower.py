@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,7 +77,7 @@ def lower(
         raise InternalError("the buckets of a model keep their state on different chips", where="[lowering] shards")
     texts: dict[str, str] = {}
     matched: dict[str, int] = {}
-    in_tiles = tiled(read_rows(quantised)) if tiles else frozenset()
+    in_tiles = tiled(read_rows(quantised)) if tiles else {}
     for name, model in models.items():
         texts[name], matched[name] = static_text(
             model, lowering, encodings, name=name, quantised=quantised, work=work, limits=limits, opened=opened,
@@ -166,7 +166,7 @@ def reference_graph(graphs: Path, quantised: Path, bucket: Bucket) -> onnx.Model
 def static_text(
     model: onnx.ModelProto, lowering: Lowering, encodings: Mapping[Kind, str], *, name: str, quantised: Path,
     work: Path, limits: iree.Limits, opened: Opened | None = None, states: Mapping[str, int] | None = None,
-    tiled: Collection[str] = (),
+    tiled: Mapping[str, bool] | None = None,
 ) -> tuple[str, int]:
     """Return one bucket's module as it is compiled, and how many of its linears were rewritten to their encoding.
 

@@ -50,7 +50,7 @@ def traced(
 ) -> Traced:
     """Return the work of a model's static buckets with the modules it comes from; as :func:`of_model` otherwise."""
     layers, lowering = read_layers(quantised), recipe.lowering
-    in_tiles = tiled(read_rows(quantised)) if recipe.tiles else frozenset()
+    in_tiles = tiled(read_rows(quantised)) if recipe.tiles else {}
     with tempfile.TemporaryDirectory(prefix="hwc-workload-") as folder:
         work = Path(folder)
         opened = Opened(recipe.door, lowering, work) if recipe.door is not None else None

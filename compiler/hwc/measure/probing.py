@@ -114,7 +114,7 @@ def build(suite: Suite, place: Place, work: Path) -> Built:
         (folder / LAYERS).write_text(json.dumps([asdict(linear) for linear in linears]))
         quantised = [linear for linear in linears if linear.format]
         model = quantised_graph.apply(quantised, model, where=name)
-        in_tiles = tiled(linears) if recipe.tiles else frozenset()
+        in_tiles = tiled(linears) if recipe.tiles else {}
         functions.append(_function(name, index, model))
         texts[name], _ = lower.static_text(
             model, recipe.lowering, recipe.encodings, name=name, quantised=folder, work=folder, limits=place.limits,
@@ -151,7 +151,7 @@ def _formats(model: onnx.ModelProto, form: Format | None) -> list[Linear]:
 
 def _entries(
     weights: Mapping[str, np.ndarray], quantised: Sequence[Linear], encodings: Mapping[Kind, str],
-    in_tiles: frozenset[str],
+    in_tiles: Mapping[str, bool],
 ) -> dict[str, Packed]:
     """Return what the archive holds: float weights as they are or in tiles, others rounded to nearest and packed."""
     packed = {linear.weight for linear in quantised}

@@ -346,8 +346,8 @@ SENSITIVITY = Stage(
 REFERENCE = Stage(name="reference", version=3, tools=("onnx", "onnxruntime"), function=_reference)
 NOISE = Stage(name="noise", version=1, tools=("onnx", "onnxruntime"), function=_noise)
 """Planned only where activations are rounded: how far the reference lies from itself."""
-ENCODE = Stage(name="encode", version=5, tools=("iree-base-runtime", "onnx"), function=_encode)
-LOWER = Stage(name="lower", version=6, tools=("iree-base-compiler", "onnx"), function=_lower)
+ENCODE = Stage(name="encode", version=6, tools=("iree-base-runtime", "onnx"), function=_encode)
+LOWER = Stage(name="lower", version=7, tools=("iree-base-compiler", "onnx"), function=_lower)
 CHECK = Stage(name="check", version=4, tools=("iree-base-runtime",), function=_check)
 PROFILE = Stage(name="profile", version=6, tools=("iree-base-runtime",), function=_profile, volatile=True)
 TUNE = Stage(name="tune", version=1, tools=("iree-base-runtime",), function=_tune, volatile=True)

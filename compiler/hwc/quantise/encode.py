@@ -18,7 +18,7 @@ from hwc.quantise.graph import apply
 from hwc.quantise.linears import SHARED, Linear
 from hwc.quantise.quantise import METHOD, read_layers, read_overrides, read_rows
 from hwc.quantise.scheme import Scheme
-from hwc.quantise.tiles import SUFFIX, tiled, to_tiles
+from hwc.quantise.tiles import SUFFIXES, tiled, to_tiles
 from hwc.quantise.weights import Weights
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def encode(
         for role, archive in (("linear", LINEAR_ARCHIVE), ("embedding", EMBEDDING_ARCHIVE))
     }
     apart = {row.weight for held in own.values() for row in held}
-    in_tiles = tiled(rows) if tiles else frozenset()
+    in_tiles = tiled(rows) if tiles else {}
     write_archive({name: _plain(weights[name]) for name in weights if name not in apart}, out / FLOAT_ARCHIVE)
     coded = canonical.load(quantised / "codes.safetensors")
     for archive, held in own.items():
@@ -85,10 +85,10 @@ def _plain(value: np.ndarray) -> Packed:
     return Packed(payload=value, dtype=str(value.dtype), shape=tuple(value.shape))
 
 
-def float_entry(key: str, value: np.ndarray, in_tiles: frozenset[str]) -> tuple[str, Packed]:
+def float_entry(key: str, value: np.ndarray, in_tiles: Mapping[str, bool]) -> tuple[str, Packed]:
     """Return the entry of a float weight: in tiles, under another key, if it is one of those and of float32."""
     if key in in_tiles and value.dtype == "float32":
-        return f"{key}{SUFFIX}", _plain(to_tiles(value))
+        return f"{key}{SUFFIXES[in_tiles[key]]}", _plain(to_tiles(value, transposed=in_tiles[key]))
     return key, _plain(value)
 
 

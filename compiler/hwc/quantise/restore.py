@@ -12,7 +12,7 @@ from hwc.quantise.codes import Codes
 from hwc.quantise.encodings import Geometry, unpack
 from hwc.quantise.graph import onnx_tensors
 from hwc.quantise.linears import FLOAT, Linear, attribute
-from hwc.quantise.tiles import SUFFIX, from_tiles
+from hwc.quantise.tiles import SUFFIXES, from_tiles
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,10 +88,10 @@ def plain(model: onnx.ModelProto, name: str, stored: Mapping[str, bytes]) -> np.
     kind = next(value.type.tensor_type for value in model.graph.input if value.name == name)
     shape = [dim.dim_value for dim in kind.shape.dim]
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
-    in_tiles = f"{name}{SUFFIX}" in stored
-    payload = stored[f"{name}{SUFFIX}"] if in_tiles else stored.get(name, b"")
+    transposed = next((turned for turned, suffix in SUFFIXES.items() if f"{name}{suffix}" in stored), None)
+    payload = stored.get(name if transposed is None else f"{name}{SUFFIXES[transposed]}", b"")
     expected_bytes = int(np.prod(shape)) * dtype.itemsize
     if len(payload) != expected_bytes:
         raise IntegrityError(f"weight {name!r} has {len(payload)} bytes, not {expected_bytes}", where=name)
     read = np.frombuffer(payload, dtype)
-    return from_tiles(read, *shape) if in_tiles else read.reshape(shape)
+    return read.reshape(shape) if transposed is None else from_tiles(read, shape, transposed=transposed)

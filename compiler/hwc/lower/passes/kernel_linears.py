@@ -141,11 +141,7 @@ def _plain_call(linear: PlainLinear, product: Product, kernel: Import, prefix: s
         result=result.type,
         sizes=(product.m, product.n, product.k, *strides),
     )
-    lines.append(call.dispatch([x, weight], result))
-    if linear.bias_type is not None:
-        result, added = _biased(linear, result, prefix)
-        lines += added
-    lines += _shaped(result, linear.result, linear.result_type, prefix)
+    lines += [call.dispatch([x, weight], result), *finished(linear, result, prefix)]
     return call, [f"    {line}" for line in lines]
 
 
@@ -159,8 +155,16 @@ def tiled_call(
         kernel=kernel, pattern=product.pattern, operands=(x.type, weight.type), elements=("f32",) * 3,
         result=result.type, sizes=(product.m, product.n, product.k),
     )
-    lines += [call.dispatch([x, weight], result), *_shaped(result, linear.result, linear.result_type, prefix)]
+    lines += [call.dispatch([x, weight], result), *finished(linear, result, prefix)]
     return call, [f"    {line}" for line in lines]
+
+
+def finished(linear: PlainLinear, product: Value, prefix: str) -> list[str]:
+    """Return the lines that make of a float linear's product [M, N] its result: its bias added, in its shape."""
+    lines: list[str] = []
+    if linear.bias_type is not None:
+        product, lines = _biased(linear, product, prefix)
+    return [*lines, *_shaped(product, linear.result, linear.result_type, prefix)]
 
 
 def _biased(linear: PlainLinear, product: Value, prefix: str) -> tuple[Value, list[str]]:

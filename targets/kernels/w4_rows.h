@@ -111,7 +111,7 @@ static void tile_of(const struct hwc_dequantise_matmul *c, const part *p, size_t
 static void by_tiled_rows(const struct hwc_dequantise_matmul *c, const row_blocks *x, const part *p) {
     tiled_rows made;
     const tile t = {.codes = made.codes, .scales = made.scales, .offsets = made.offsets, .zeros = made.zeros,
-                    .step_bytes = 4 * L, .columns = L};
+                    .width = L};
     for (size_t n = c->n_begin; n < c->n_end; n += L) {
         const size_t held = c->n_end - n < L ? c->n_end - n : L;
         tile_of(c, p, n, held, &made);

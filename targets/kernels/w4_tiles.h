@@ -4,8 +4,12 @@
 
 #include "blocks.h"
 
-#define AHEAD 2048 /* bytes: one row of activations waits for memory, which the CPU's own prefetching leaves at each page */
 #define INLINE static inline __attribute__((always_inline))
+
+/* One row of activations waits for memory, where the CPU's own prefetching ends at each page: codes are asked for so many
+ * bytes early, and scales so many groups where vectors are a tile wide (with narrower ones that costs more than it gives). */
+#define AHEAD (L == HWC_TILE ? 1024 : 2048)
+#define SCALES_AHEAD 8
 
 /* What part of a product is computed: rows from m on, k from begin to end. */
 typedef struct {
@@ -17,9 +21,11 @@ typedef struct {
     const uint8_t *codes;
     const uint16_t *scales, *offsets;
     const int8_t *zeros;
-    size_t step_bytes; /* from eight k to the next: 4 a column of a tile */
-    size_t columns;    /* of a tile: from one group's scales to the next */
+    size_t width; /* columns that lie beside each other: HWC_TILE, or L */
 } tile;
+
+/* A tile's width, which the compiler knows where the two are the same. */
+INLINE size_t width_of(const tile *t) { return L == HWC_TILE ? HWC_TILE : t->width; }
 
 /* Most k at a time that share a block of activations and a group of weights. */
 static inline size_t segment_of(size_t group) { return group % 32 == 0 ? 32 : group % 16 == 0 ? 16 : 8; }
@@ -27,7 +33,8 @@ static inline size_t segment_of(size_t group) { return group % 32 == 0 ? 32 : gr
 /* Scale a segment's sums by its activations and weights, and add them to `rows` rows' totals by one tile. */
 INLINE void add_scaled(const struct hwc_dequantise_matmul *c, const row_blocks *x, const tile *t, size_t row, size_t k,
                        size_t group, int rows, const vec *high, const vec *low, vecf *total) {
-    const vecf scale = f_halves(t->scales + group * t->columns);
+    const size_t entry = group * width_of(t);
+    const vecf scale = f_halves(t->scales + entry);
     for (int r = 0; r < rows; ++r) {
         const size_t at = ((row + (size_t)r) * x->k + k) / 8;
         const vec base = v_each(x->sums[at]); /* -8 times the sum of the segment's levels */
@@ -36,9 +43,9 @@ INLINE void add_scaled(const struct hwc_dequantise_matmul *c, const row_blocks *
         if (c->zeros_form != HWC_ZEROS_OFFSET) sum = v_add(sum, base);
         vecf whole = v_float(sum);
         if (c->zeros_form == HWC_ZEROS_POINT)
-            whole = f_fma(f_bytes(t->zeros + group * t->columns), f_mul(v_float(base), f_each(0.125f)), whole);
+            whole = f_fma(f_bytes(t->zeros + entry), f_mul(v_float(base), f_each(0.125f)), whole);
         if (c->zeros_form == HWC_ZEROS_OFFSET)
-            total[r] = f_fma(f_halves(t->offsets + group * t->columns),
+            total[r] = f_fma(f_halves(t->offsets + entry),
                              f_mul(v_float(base), f_each(-0.125f * x->scales[at])), total[r]);
         total[r] = f_fma(whole, scaled, total[r]);
     }
@@ -54,7 +61,7 @@ INLINE void add_segment(const struct hwc_dequantise_matmul *c, const row_blocks 
         const size_t eight = k / 8 + (size_t)step;
         const four_bytes *levels = (const four_bytes *)(x->levels + row * x->k * PLANES) + eight * (size_t)rows * 2 * PLANES;
         for (int at = 0; at < count; ++at) {
-            const uint8_t *from = t[at].codes + eight * t[at].step_bytes;
+            const uint8_t *from = t[at].codes + eight * 4 * width_of(t + at);
             if (rows == 1 && at % (HWC_TILE / L) == 0) __builtin_prefetch(from + AHEAD);
             const vec codes = v_flipped(v_load(from), flip), even = v_low(codes), odd = v_high(codes);
             for (int r = 0; r < rows; ++r) {
@@ -66,8 +73,10 @@ INLINE void add_segment(const struct hwc_dequantise_matmul *c, const row_blocks 
             }
         }
     }
-    for (int at = 0; at < count; ++at)
+    for (int at = 0; at < count; ++at) {
+        if (rows == 1 && L == HWC_TILE) __builtin_prefetch(t[at].scales + (group + SCALES_AHEAD) * HWC_TILE);
         add_scaled(c, x, t + at, row, k, group, rows, high[at], low[at], total[at]);
+    }
 }
 
 /* Results of `rows` rows from row p->m + row on by `count` tiles next to each other, the last with `held` columns. */
@@ -140,7 +149,7 @@ static void by_tiles(const struct hwc_dequantise_matmul *c, const row_blocks *x,
             const size_t entry = first * c->groups + p->begin / c->group * HWC_TILE + lane;
             t[at] = (tile){.codes = c->codes + first * c->row_bytes + p->begin / 8 * 4 * HWC_TILE + 4 * lane,
                            .scales = c->scales + entry, .offsets = c->offsets ? c->offsets + entry : c->scales,
-                           .zeros = c->zeros ? c->zeros + entry : 0, .step_bytes = 4 * HWC_TILE, .columns = HWC_TILE};
+                           .zeros = c->zeros ? c->zeros + entry : 0, .width = HWC_TILE};
         }
         segments(c, x, t, p, n, (int)count, L);
         n += count * L;

@@ -35,7 +35,7 @@ lint: setup  ## ruff, mypy --strict, and the direction of the imports
 golden: setup  ## write the golden files anew, after looking at why they changed
 	HWC_GOLDEN=write $(BIN)/python -m pytest tests/golden
 
-bench: setup gemma  ## measure speed against ONNX Runtime and llama.cpp, on a quiet machine; writes docs/reference/bench.md
+bench: setup gemma  ## measure speed against ONNX Runtime and llama.cpp, on a quiet machine; writes docs/reference/bench.md and bench/
 	$(BIN)/python tests/bench/bench.py
 
 bench-tool: setup  ## measure the command line, cold builds, routing and the registry; writes docs/reference/bench-tool.md

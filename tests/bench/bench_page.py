@@ -1,12 +1,15 @@
-"""The bench's figures as a page for people."""
+"""One chip's figures as a page for people: docs/reference/bench/<slug>.md."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import goals
+import chips
+import goals_page
+from compared import portability
 from fixed import READ
+from goals_page import plain, predicted_ms
 
 Row = Mapping[str, Any]
 MIB = 2**20
@@ -26,48 +29,22 @@ the larger of all arithmetic at the calibrated float32 peak and of all stored we
 bandwidth of memory."""
 
 
-def page(facts: Row, *, pictures: Sequence[str]) -> str:
-    """Return docs/reference/bench.md; ``pictures`` names the parts that are drawn."""
+def page(slug: str, facts: Row, *, pictures: Sequence[str]) -> str:
+    """Return a chip's page; ``pictures`` names the parts that are drawn."""
+    chip = next(chips.title(section) for sections in facts["parts"].values() for section in sections.values())
     lines = [
-        "# Bench: speed beside hand-tuned libraries", "",
+        f"# Bench: speed on {chip}", "",
         "<!-- Written by tests/bench/bench.py (`make bench`); measure again, do not edit. Reasons: goals.toml. -->", "",
-        f"{ABOUT} The raw figures are in [bench.json](bench.json).", "",
-        "## Goals", "", *_goals(facts["goals"]), "",
+        f"{ABOUT} The raw figures are in [{slug}.json]({slug}.json).", "",
+        "[All chips beside each other](../bench.md).", "",
+        "## Goals", "", *goals_page.table(facts["goals"]), "",
         "## Portability", "", *_portability(facts["parts"]), "",
     ]
     for name, title in TITLES.items():
         if name in facts["parts"]:
-            lines += _part(name, title, facts["parts"][name], drawn=name in pictures)
+            picture = f"../../images/bench-{slug}-{name}.svg" if name in pictures else ""
+            lines += _part(title, facts["parts"][name], picture)
     return "\n".join(lines)
-
-
-_SIGNS = {"speedup": ("×", "≥"), "time": ("×", "≤"), "bandwidth": ("of bandwidth", "≥"), "memory": ("of allowed", "≤"),
-          "load": ("s", "≤"), "linear": ("off the line", "≤")}  # fmt: skip
-
-
-def _goals(rows: Sequence[Row]) -> list[str]:
-    met = sum(row["met"] for row in rows)
-    lines = [
-        f"{met} of {len(rows)} are met. Speed-ups are of the fastest peer that the goal names; ≥ and ≤ tell the aim.",
-        "", "| Goal | Model, case | Threads | Measured [p10, p90] | Aim | Met | Beside | Predicted, ms | Remark |",
-        "|---|---|---:|---:|---:|---|---|---:|---|",
-    ]
-    for row in rows:
-        unit, sign = _SIGNS[row["kind"]]
-        found = row["found"]
-        told = "–"
-        if found is not None:
-            told = f"**{found['value']:.3g}** {unit}"
-            if found["low"] != found["high"] and row["kind"] != "linear":
-                told = f"**{found['value']:.3g}** [{found['low']:.3g}, {found['high']:.3g}] {unit}"
-        verdict = "yes" if row["met"] else "**no**" if found is not None else "not measured"
-        remark = row["missing"] or ("" if row["met"] else row["reason"] or "no reason is written down")
-        beside = found["against"] if found is not None else ""
-        lines.append(
-            f"| {row['title']} | {row['part']}, {row['case']} | {row['threads']} | {told} | {sign} {row['aim']:g} | "
-            f"{verdict} | {_plain(beside)} | {_predicted(row.get('predicted_ms'))} | {_plain(remark)} |"
-        )
-    return lines
 
 
 def _portability(parts: Mapping[str, Mapping[str, Row]]) -> list[str]:
@@ -79,25 +56,25 @@ def _portability(parts: Mapping[str, Mapping[str, Row]]) -> list[str]:
     ]
     lines += [
         f"| {title} | {row['precision']} | {threads} | **{row['mean']:.2f}** | {row['worst']:.2f} | "
-        f"{row['worst_case']} | {row['cases']} | {_plain(', '.join(row['against']))} |"
+        f"{row['worst_case']} | {row['cases']} | {plain(', '.join(row['against']))} |"
         for name, title in TITLES.items()
         for threads, section in sorted(parts.get(name, {}).items())
-        for row in goals.portability(section)
+        for row in portability(section)
     ]
     return lines
 
 
-def _part(name: str, title: str, sections: Mapping[str, Row], *, drawn: bool) -> list[str]:
+def _part(title: str, sections: Mapping[str, Row], picture: str) -> list[str]:
     lines = [f"## {title}", ""]
-    if drawn:
-        lines += [f"![{title}: milliseconds a call](../images/bench-{name}.svg)", ""]
+    if picture:
+        lines += [f"![{title}: milliseconds a call]({picture})", ""]
     for threads, section in sorted(sections.items()):
         lines += [f"### {title}, {threads} thread{'s' if threads != '1' else ''}", "", _when(section), ""]
         lines += [_bandwidth(section), ""] if _bandwidth(section) else []
         rows = [row for row in section["rows"] if row["contestant"] != READ]
         lines += ["<details><summary>Every figure</summary>", "", *_table(rows), "", "</details>", ""]
         lines += [*_memory(rows), ""] if any("load" in row for row in rows) else []
-        lines += [f"- Not there: {who}: {_plain(why)}" for who, why in sorted(section["absent"].items())]
+        lines += [f"- Not there: {who}: {plain(why)}" for who, why in sorted(section["absent"].items())]
         lines += [f"- {who}: {told}" for who, told in _facts(section)]
         lines += [f"- {note}" for note in section.get("notes", ())]
         lines.append("")
@@ -145,7 +122,7 @@ def _table(rows: Sequence[Row]) -> list[str]:
         roofline = f"{predicted['roofline']:.3g}" if predicted else ""
         lines.append(
             f"| {row['case']} | {row['contestant']} | {ms['min']:.4g} | {ms['median']:.4g} | {ms['p10']:.4g}–"
-            f"{ms['p90']:.4g} | {ms['n']} | {_check(row.get('check'))} | {_predicted(predicted)} | {roofline} |"
+            f"{ms['p90']:.4g} | {ms['n']} | {_check(row.get('check'))} | {predicted_ms(predicted)} | {roofline} |"
         )
     return lines
 
@@ -157,10 +134,6 @@ def _check(check: Row | None) -> str:
     forms = {"agreed": ".2f", "kl": ".4f", "cosine": ".5f", "same_codes": ".1e"}
     told = ["" if check[key] is None else format(check[key], forms[key]) for key in keys]
     return " | ".join(told if check["right"] else [f"**wrong** {told[0]}", told[1]])
-
-
-def _predicted(row: Row | None) -> str:
-    return f"{row['base']:.3g} [{row['low']:.3g}, {row['high']:.3g}]" if row and "base" in row else ""
 
 
 def _memory(rows: Sequence[Row]) -> list[str]:
@@ -178,7 +151,3 @@ def _memory(rows: Sequence[Row]) -> list[str]:
         told = [*(f"{size / MIB:.0f}" for size in [*sizes, *own]), "", ""][:5]
         lines.append(f"| {row['contestant']} | {load['seconds']:.2f} | {' | '.join(told)} |")
     return lines
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")

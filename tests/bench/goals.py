@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
-import statistics
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import chips
 import numpy as np
+from compared import Found, Missing, paired, peers_of, row_of
 from fixed import READ
-from measured import spread
 
 FILE = Path(__file__).with_name("goals.toml")
 Kind = Literal["speedup", "time", "bandwidth", "memory", "load", "linear"]
@@ -35,22 +35,12 @@ class Goal:
     peers: tuple[str, ...]
     threads: tuple[int, ...]
     aim: float
-    reason: str
+    reasons: Mapping[str, str]
+    """Why it is missed, by level of vectors (`AVX2`), or by level and part (`AVX2 smollm2`)."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """A figure with its spread, and where it comes from."""
-
-    value: float
-    low: float
-    high: float
-    against: str = ""
-    """The peer it was compared with."""
-
-
-class Missing(Exception):
-    """A figure that was not measured; the text says why."""
+    def reason(self, vectors: str, part: str) -> str:
+        """Return why the goal is missed on chips with such vectors; empty if that is not written down."""
+        return self.reasons.get(f"{vectors} {part}", self.reasons.get(vectors, ""))
 
 
 def load(path: Path) -> tuple[Goal, ...]:
@@ -60,7 +50,7 @@ def load(path: Path) -> tuple[Goal, ...]:
 
 
 def _goal(row: dict[str, Any]) -> Goal:
-    known = {"title", "part", "case", "kind", "ours", "peers", "threads", "aim", "reason"}
+    known = {"title", "part", "case", "kind", "ours", "peers", "threads", "aim", "reasons"}
     if unknown := set(row) - known:
         raise SystemExit(f"goals.toml: `{row.get('title')}` has unknown keys: {', '.join(sorted(unknown))}")
     if row["kind"] not in get_args(Kind) or ("peers" in row) != (row["kind"] in ("speedup", "time")):
@@ -68,8 +58,19 @@ def _goal(row: dict[str, Any]) -> Goal:
     return Goal(
         title=row["title"], parts=_several(row["part"]), cases=_several(row["case"]), kind=row["kind"],
         ours=row["ours"], peers=tuple(row.get("peers", ())), threads=tuple(row["threads"]), aim=float(row["aim"]),
-        reason=row["reason"],
+        reasons=_reasons(row),
     )
+
+
+def _reasons(row: dict[str, Any]) -> dict[str, str]:
+    reasons: dict[str, str] = row.get("reasons", {})
+    finer = {f"{level} {part}" for level in chips.LEVELS for part in _several(row["part"])}
+    if unknown := set(reasons) - {*chips.LEVELS, *finer}:
+        raise SystemExit(
+            f"goals.toml: `{row['title']}` has reasons for unknown chips: {', '.join(sorted(unknown))}; known are "
+            f"{', '.join(chips.LEVELS)}, alone or before one of the goal's parts"
+        )
+    return reasons
 
 
 def _several(value: str | list[str]) -> tuple[str, ...]:
@@ -87,7 +88,7 @@ def judged(goals: Sequence[Goal], parts: Mapping[str, Mapping[str, Row]]) -> lis
 def _judged(goal: Goal, part: str, case: str, threads: int, section: Row | None) -> dict[str, Any]:
     told = {
         "title": goal.title, "part": part, "case": case, "threads": threads, "kind": goal.kind, "aim": goal.aim,
-        "ours": goal.ours, "reason": goal.reason,
+        "ours": goal.ours, "reason": goal.reason(section["vectors"], part) if section is not None else "",
     }
     try:
         if section is None:
@@ -103,30 +104,6 @@ def _judged(goal: Goal, part: str, case: str, threads: int, section: Row | None)
 def _predicted(section: Row, goal: Goal, case: str) -> Any:
     rows = [row for row in section["rows"] if row["contestant"] == goal.ours and row["case"] == case]
     return rows[0].get("predicted") if rows else None
-
-
-def row_of(section: Row, name: str, case: str) -> Row:
-    """Return the row of a contestant that answered rightly; raise Missing if there is none."""
-    for row in section["rows"]:
-        if row["contestant"] == name and row["case"] == case:
-            if row.get("check") is not None and not row["check"]["right"]:
-                raise Missing(f"{name} answers wrongly")
-            return dict(row)
-    raise Missing(section["absent"].get(name) or f"{name} has no row for {case}")
-
-
-def peers_of(section: Row, patterns: Sequence[str], case: str) -> Iterator[Row]:
-    """Yield the rows of a case whose contestant fits a pattern and answered rightly."""
-    for row in section["rows"]:
-        wrong = row.get("check") is not None and not row["check"]["right"]
-        if row["case"] == case and not wrong and any(fnmatch.fnmatchcase(row["contestant"], one) for one in patterns):
-            yield row
-
-
-def paired(over: Row, under: Row) -> Found:
-    """Return the ratio of two rows' times: the median of what it is in each round, with its tenth and ninetieth."""
-    ratios = spread([one / other for one, other in zip(over["rounds_ms"], under["rounds_ms"], strict=False)])
-    return Found(value=ratios["median"], low=ratios["p10"], high=ratios["p90"])
 
 
 def _against(goal: Goal, section: Row, case: str) -> Found:
@@ -180,25 +157,3 @@ def _linear(goal: Goal, section: Row, case: str) -> Found:
 KINDS: Mapping[Kind, Callable[[Goal, Row, str], Found]] = {
     "speedup": _against, "time": _against, "bandwidth": _bandwidth, "memory": _memory, "load": _load, "linear": _linear,
 }
-
-
-def portability(section: Row) -> list[dict[str, Any]]:
-    """Return, by precision, hwc's fastest time ÷ the fastest library's: geometric mean and worst over the cases."""
-    rows = [row for row in section["rows"] if row["contestant"] != READ]
-    found = []
-    for precision in dict.fromkeys(row["precision"] for row in rows):
-        ratios: dict[str, tuple[float, str, str]] = {}
-        for case in dict.fromkeys(row["case"] for row in rows):
-            right = [row for row in peers_of({"rows": rows}, ("*",), case) if row["precision"] == precision]
-            ours, theirs = ([row for row in right if row["own"] == own] for own in (True, False))
-            if ours and theirs:
-                one, other = (min(group, key=lambda row: row["ms"]["median"]) for group in (ours, theirs))
-                ratios[case] = (paired(one, other).value, one["contestant"], other["contestant"])
-        if ratios:
-            worst = max(ratios, key=lambda case: ratios[case][0])
-            mean = statistics.geometric_mean([ratio for ratio, _, _ in ratios.values()])
-            found.append({
-                "precision": precision, "mean": mean, "cases": len(ratios), "worst": ratios[worst][0],
-                "worst_case": worst, "against": sorted({other for _, _, other in ratios.values()}),
-            })  # fmt: skip
-    return found

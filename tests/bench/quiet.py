@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import chips
+
 MOST_BUSY_CORES = 0.1
 """What a desktop's own services take; one busy core in two changes times by a third."""
 _TICK_HZ = 100
@@ -26,6 +28,7 @@ def when() -> dict[str, Any]:
     return {
         "measured_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "busy_cores_before": busy,
         "quiet": busy <= MOST_BUSY_CORES, "machine": machine.describe().as_json(),
+        "vectors": chips.vectors(machine.cpu_flags()),
     }
 
 

@@ -14,6 +14,7 @@ import bench_page
 import bench_plots
 import goals
 import parts
+from compared import portability
 from goals import Goal
 from measured import spread
 
@@ -31,14 +32,15 @@ def section(*rows: dict[str, Any]) -> dict[str, Any]:
     return {
         "rows": [*rows, read], "absent": {"gone": "it ended"}, "seconds": 3.0, "versions": {"x": "1"},
         "facts": {"read bandwidth": {"bytes": 10**8, "how": "C"}, "llama": {"system_info": "AVX512 = 1"}},
-        "measured_utc": "now", "busy_cores_before": 0.5, "quiet": False, "machine": {"cpu_model": "A CPU"},
+        "measured_utc": "now", "busy_cores_before": 0.5, "quiet": False,
+        "machine": {"cpu_model": "A CPU", "cpu_count": 2, "memory_gib": 24}, "vectors": "AVX2",
     }
 
 
 def goal(kind: goals.Kind, aim: float, *peers: str, case: str = "c") -> Goal:
     return Goal(
         title="A goal", parts=("p",), cases=(case,), kind=kind, ours="hwc w4a16", peers=peers, threads=(1,), aim=aim,
-        reason="it is hard",
+        reasons={"AVX2": "it is hard"},
     )
 
 
@@ -106,9 +108,23 @@ def test_the_goals_that_are_written_down_name_parts_that_there_are() -> None:
     assert len({one.title for one in loaded}) == len(loaded)
 
 
-@pytest.mark.parametrize("wrong", ['kind = "speedup"', 'kind = "fast"\npeers = ["a"]', 'kind = "load"\nwhy = ""'])
+def test_a_reason_is_that_of_the_chips_vectors_and_the_parts_own_goes_first() -> None:
+    reasons = {"AVX2": "narrow", "AVX2 p": "a large head", "AVX-512": "other"}
+    one = Goal(**{**{key: getattr(goal("load", 1), key) for key in Goal.__slots__}, "reasons": reasons})
+    told = [one.reason("AVX2", "p"), one.reason("AVX2", "q"), one.reason("AVX-512", "p"), one.reason("baseline", "p")]
+    assert told == ["a large head", "narrow", "other", ""]
+    assert judged(one)["reason"] == "a large head"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        'kind = "speedup"', 'kind = "fast"\npeers = ["a"]', 'kind = "load"\nwhy = ""', 'kind = "load"\nreason = ""',
+        'kind = "load"\nreasons = { "AVX3" = "" }', 'kind = "load"\nreasons = { "AVX2 q" = "" }',
+    ],
+)
 def test_a_goal_that_is_not_well_told_is_refused(tmp_path: Path, wrong: str) -> None:
-    common = 'title = "t"\npart = "p"\ncase = "c"\nours = "o"\nthreads = [1]\naim = 1\nreason = ""\n'
+    common = 'title = "t"\npart = "p"\ncase = "c"\nours = "o"\nthreads = [1]\naim = 1\n'
     (tmp_path / "goals.toml").write_text(f"[[goal]]\n{common}{wrong}\n")
     with pytest.raises(SystemExit, match=r"goals\.toml"):
         goals.load(tmp_path / "goals.toml")
@@ -120,7 +136,7 @@ def test_portability_is_the_geometric_mean_over_cases_and_precisions_stay_apart(
         row("hwc w4a16", "d", [8.0, 8.0]), row("peer", "d", [1.0, 1.0]),
         row("peer", "alone", [1.0]), {**row("hwc fp32", "c", [1.0]), "precision": "float"},
     ]
-    (found,) = goals.portability(section(*rows))
+    (found,) = portability(section(*rows))
     assert (found["precision"], found["worst_case"], found["cases"]) == ("4 bits", "d", 2)
     assert found["mean"] == pytest.approx(2.0)
 
@@ -136,8 +152,9 @@ def facts() -> dict[str, Any]:
 
 
 def test_the_page_tells_goals_figures_absences_flags_and_a_busy_machine() -> None:
-    page = bench_page.page(facts(), pictures=("matmul",))
-    assert "![Single products: milliseconds a call](../images/bench-matmul.svg)" in page
+    page = bench_page.page("a-cpu-avx2", facts(), pictures=("matmul",))
+    assert "![Single products: milliseconds a call](../../images/bench-a-cpu-avx2-matmul.svg)" in page
+    assert page.startswith("# Bench: speed on A CPU, AVX2\n")
     assert "| M = 1 · 2048×8192 g32 | hwc w4a16 | 1 | 2 | 1.2–3.6 | 3 | 0.99900 |  | 2 [1, 3] | 0.5 |" in page
     assert "**wrong** 0.99900" in page
     assert "- Not there: gone: it ended" in page

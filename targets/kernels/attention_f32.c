@@ -46,10 +46,13 @@ static inline float sum_of(vector v) {
     return (c[0] + c[2]) + (c[1] + c[3]);
 }
 
+static inline float larger(float a, float b) { return a > b ? a : b; }
+
 static inline float largest(vector v) {
-    float most = v[0];
-    for (int lane = 1; lane < LANES; ++lane) most = v[lane] > most ? v[lane] : most;
-    return most;
+    float most[4];
+    for (int at = 0; at < 4; ++at) most[at] = v[at];
+    for (int lane = 4; lane < LANES; ++lane) most[lane % 4] = larger(v[lane], most[lane % 4]);
+    return larger(larger(most[0], most[1]), larger(most[2], most[3]));
 }
 
 /* e^x for x <= 0 to 2 units of the last place, 0 below -87: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] with the
@@ -80,11 +83,11 @@ static inline int allows(const float *mask, size_t from, size_t to) {
 }
 
 static inline int allows_block(const float *mask) {
-    integers found = {0};
-    for (size_t at = 0; at < KEYS; at += LANES) found |= ~(load(mask + at) <= NEVER);
-    int any = 0;
-    for (int lane = 0; lane < LANES; ++lane) any |= found[lane];
-    return any;
+    typedef int64_t pair __attribute__((vector_size(16)));
+    union { integers whole; pair parts[LANES / 4]; } found = {{0}};
+    for (size_t at = 0; at < KEYS; at += LANES) found.whole |= ~(load(mask + at) <= NEVER);
+    for (int part = 1; part < LANES / 4; ++part) found.parts[0] |= found.parts[part];
+    return (found.parts[0][0] | found.parts[0][1]) != 0;
 }
 
 static span seen(const float *mask, size_t keys) {
@@ -187,28 +190,30 @@ static inline float weigh(row_state *row, float *weights) {
     return kept;
 }
 
+/* Add the values of a block to `parts` vectors of every row's result, from d on. */
+static inline __attribute__((always_inline)) void add_parts(const row_state *row, int rows, int parts, size_t d,
+                                                            const float *v, size_t begin, size_t end, size_t width,
+                                                            float weights[][KEYS], const float *kept) {
+    vector made[ROWS_AT_ONCE][BESIDE];
+    for (int r = 0; r < rows; ++r)
+        for (int part = 0; part < parts; ++part) made[r][part] = load(row[r].y + d + part * LANES) * kept[r];
+    for (size_t c = begin; c < end; ++c)
+        for (int part = 0; part < parts; ++part) {
+            const vector value = load(v + c * width + d + part * LANES);
+            for (int r = 0; r < rows; ++r) made[r][part] += value * weights[r][c - begin];
+        }
+    for (int r = 0; r < rows; ++r)
+        for (int part = 0; part < parts; ++part) store(row[r].y + d + part * LANES, made[r][part]);
+}
+
 static inline __attribute__((always_inline)) void add_values(const row_state *row, int rows, const float *v, size_t begin,
                                                              size_t end, size_t width, float weights[][KEYS],
                                                              const float *kept) {
     size_t d = 0;
-    for (; d + BESIDE * LANES <= width; d += BESIDE * LANES) {
-        vector made[ROWS_AT_ONCE][BESIDE];
-        for (int r = 0; r < rows; ++r)
-            for (int part = 0; part < BESIDE; ++part) made[r][part] = load(row[r].y + d + part * LANES) * kept[r];
-        for (size_t c = begin; c < end; ++c)
-            for (int part = 0; part < BESIDE; ++part) {
-                const vector value = load(v + c * width + d + part * LANES);
-                for (int r = 0; r < rows; ++r) made[r][part] += value * weights[r][c - begin];
-            }
-        for (int r = 0; r < rows; ++r)
-            for (int part = 0; part < BESIDE; ++part) store(row[r].y + d + part * LANES, made[r][part]);
-    }
-    for (; d + LANES <= width; d += LANES)
-        for (int r = 0; r < rows; ++r) {
-            vector made = load(row[r].y + d) * kept[r];
-            for (size_t c = begin; c < end; ++c) made += load(v + c * width + d) * weights[r][c - begin];
-            store(row[r].y + d, made);
-        }
+    for (; d + BESIDE * LANES <= width; d += BESIDE * LANES)
+        add_parts(row, rows, BESIDE, d, v, begin, end, width, weights, kept);
+    for (; d + 2 * LANES <= width; d += 2 * LANES) add_parts(row, rows, 2, d, v, begin, end, width, weights, kept);
+    for (; d + LANES <= width; d += LANES) add_parts(row, rows, 1, d, v, begin, end, width, weights, kept);
     for (; d < width; ++d)
         for (int r = 0; r < rows; ++r) {
             float made = row[r].y[d] * kept[r];

@@ -20,6 +20,7 @@ from hwc.pipeline.step import Step
 from hwc.pipeline.store import Store
 from hwc.quantise.encode import LINEAR_ARCHIVE, read_archive, write_archive
 from hwc.quantise.encodings import Packed
+from hwc.quantise.tiles import SUFFIXES
 from hwc.spec import infer
 from hwc.spec.model import ModelSpec
 from hwc.spec.project import open_project
@@ -61,7 +62,7 @@ class Made:
         before = {name: value.copy() for name, value in entries.items()}
         rows = json.loads((self.path(self.variant.quantise) / "layers.json").read_text())
         channels = {name: row["n"] for row in rows for name in (row["layer"], row["weight"])}
-        fault(entries, layer, channels[layer])
+        fault(entries, layer, channels[layer.removesuffix(SUFFIXES[True])])
         assert any(not np.array_equal(before[name], entries[name]) for name in entries), "the fault changes nothing"
         archive.unlink()
         write_archive(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,13 @@ def test_a_language_model_is_shown_like_any_other(verb: str, language: Cli, buil
                 "query_pre_attn_scalar": 16, "rope_theta": 1e6, "rope_local_base_freq": 1e4,
             },
         ),
+        (
+            "gemma3_text",
+            {
+                "sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"], "head_dim": 256,
+                "num_key_value_heads": 1, "query_pre_attn_scalar": 256, "rope_theta": 1e6, "rope_local_base_freq": 1e4,
+            },
+        ),
         ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}),
     ],
 )
@@ -191,3 +199,7 @@ def test_other_decoders_build_and_match_torch(model_type: str, changed: dict[str
     told = metrics(ran.json()[0]["variants"][0])
     assert told["greedy_tokens"] == 64
     assert told["parity_max_abs"] < 1e-3
+    (lowered,) = (tmp_path / "home").rglob("lower.json")
+    attention = json.loads(lowered.read_text())["vendor"]["kernels"]["attention"]["matched"]
+    assert len(attention) == 4
+    assert set(attention.values()) == {2}

@@ -45,7 +45,7 @@ def test_the_static_form_is_the_model(model_type: str, changed: dict[str, Any], 
         with experts.static(model):
             found = model(tokens).logits
         assert torch.equal(model(tokens).logits, due)  # the model is as it was
-    torch.testing.assert_close(found, due, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(found, due, atol=4e-6, rtol=1e-6)  # sums in another order on other chips
     assert due.abs().max() > 0.1
 
 

@@ -67,6 +67,7 @@ def specialise(model: onnx.ModelProto, spec: ModelSpec, bucket: Bucket) -> onnx.
     except Exception as error:
         raise StepError(f"the graph cannot be simplified at {bucket}: {error}", where=spec.name) from error
     _drop_unused_weights(static)
+    static = _inferred(static)
     kept = [(entry.key, entry.value) for entry in static.metadata_props if entry.key in KEPT_METADATA]
     del static.metadata_props[:]
     for key, value in kept:
@@ -74,6 +75,14 @@ def specialise(model: onnx.ModelProto, spec: ModelSpec, bucket: Bucket) -> onnx.
     for node in static.graph.node:
         node.doc_string = ""
     return static
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Infer every shape anew: onnxsim may leave a size of the captured graph's that has no number (``s70``)."""
+    import onnx
+
+    del model.graph.value_info[:]
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)
 
 
 def _onnxsim() -> Any:

@@ -336,7 +336,7 @@ def _tune(job: Job) -> None:
 CAPTURE = Stage(
     name="capture", version=6, tools=("torch", "transformers", "optimum-onnx", "onnx"), function=_capture
 )
-SIMPLIFY = Stage(name="simplify", version=3, tools=("onnx", "onnxsim", "onnxruntime"), function=_simplify)
+SIMPLIFY = Stage(name="simplify", version=4, tools=("onnx", "onnxsim", "onnxruntime"), function=_simplify)
 CASES = Stage(name="cases", version=3, tools=("onnxruntime", "tokenizers"), function=_cases)
 CALIBRATION = Stage(name="calibration", version=1, tools=("tokenizers",), function=_calibration)
 QUANTISE = Stage(name="quantise", version=5, tools=("ml-dtypes", "onnxruntime", "numpy"), function=_quantise)

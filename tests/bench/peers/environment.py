@@ -31,9 +31,15 @@ class Environment:
 
 
 LLMCOMPRESSOR = Environment(name="llmcompressor", packages=("llmcompressor==0.14.0.1",))
+WITHOUT_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+"""With AMX, llama.cpp ends by a segmentation fault in its first product of SmolLM2 on a virtual Sapphire Rapids."""
 LLAMA_CPP = Environment(
     name="llama-cpp", packages=("llama-cpp-python==0.3.36",),
-    variables={"CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF", "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count())},
+    variables={
+        "CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF "
+        f"'-DCMAKE_C_FLAGS={WITHOUT_AMX}' '-DCMAKE_CXX_FLAGS={WITHOUT_AMX}'",
+        "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count()),
+    },
     takes="10 minutes and more: it is compiled",
 )
 ONNXRUNTIME_GENAI = Environment(
@@ -54,7 +60,7 @@ def make(environment: Environment, folder: Path) -> Path:
     """
     place = folder / environment.name
     python, done = place / "bin" / "python", place / DONE
-    wanted = json.dumps([environment.packages, sys.version])
+    wanted = json.dumps([environment.packages, {**environment.variables}, sys.version])
     if done.is_file() and done.read_text() == wanted:
         return python
     print(f"making the environment {environment.name} (takes {environment.takes})", file=sys.stderr, flush=True)
@@ -64,7 +70,8 @@ def make(environment: Environment, folder: Path) -> Path:
     below = place / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
     (below / "below.pth").write_text(sysconfig.get_path("purelib") + "\n")
     pip = [str(python), "-m", "pip", "install", "--no-compile", "--disable-pip-version-check"]
-    _run([*pip, *environment.packages], log, environment.variables)
+    kept = ("--no-cache-dir",) if environment.variables else ()  # a wheel that pip kept may be of other flags
+    _run([*pip, *kept, *environment.packages], log, environment.variables)
     done.write_text(wanted)
     return python
 

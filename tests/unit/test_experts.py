@@ -37,7 +37,7 @@ def mixture(model_type: str, **changed: Any) -> Any:
 def test_the_static_form_is_the_model(model_type: str, changed: dict[str, Any], sparse_layers: int) -> None:
     import torch
 
-    model = mixture(model_type, **changed)
+    model = mixture(model_type, **changed).double()  # sums in another order are no difference to see
     assert len(experts.blocks(model)) == sparse_layers
     tokens = torch.arange(2 * 7).reshape(2, 7)
     with torch.no_grad():
@@ -45,7 +45,7 @@ def test_the_static_form_is_the_model(model_type: str, changed: dict[str, Any], 
         with experts.static(model):
             found = model(tokens).logits
         assert torch.equal(model(tokens).logits, due)  # the model is as it was
-    torch.testing.assert_close(found, due, atol=4e-6, rtol=1e-6)  # sums in another order on other chips
+    torch.testing.assert_close(found, due, atol=1e-12, rtol=1e-12)
     assert due.abs().max() > 0.1
 
 

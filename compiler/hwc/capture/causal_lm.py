@@ -196,7 +196,7 @@ def _step_module(model: Any) -> Any:
     import torch
     from transformers.cache_utils import Cache
 
-    class IndexedCache(Cache):  # type: ignore[misc]  # transformers and torch have no types here: pyproject.toml
+    class IndexedCache(Cache):
         """A cache of fixed length that keeps what it is given at the positions of this call."""
 
         def __init__(self, keys: list[torch.Tensor], values: list[torch.Tensor], positions: torch.Tensor) -> None:
@@ -218,7 +218,7 @@ def _step_module(model: Any) -> Any:
         def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
             return 0
 
-    class Step(torch.nn.Module):  # type: ignore[misc]  # as above
+    class Step(torch.nn.Module):
         """One call over the cache."""
 
         def __init__(self) -> None:

@@ -34,10 +34,11 @@ class Made:
     """By scheme."""
     store: Path
     project: Project
+    tag: str = TAG
 
     def bundle(self, scheme: str) -> str:
         """Return the reference of a scheme's variant."""
-        return f"{self.spec.name}:{TAG}#{TARGET}/{scheme}"
+        return f"{self.spec.name}:{self.tag}#{TARGET}/{scheme}"
 
     def weight_bytes(self, scheme: str) -> int:
         """Return the bytes of a scheme's stored weights, as its artefact maps them."""
@@ -63,22 +64,23 @@ class Made:
         return found.path
 
 
-def make(model: str, schemes: Sequence[str], store: Path, options: Sequence[str] = ()) -> Made:
+def make(model: str, schemes: Sequence[str], store: Path, options: Sequence[str] = (), *, tag: str = TAG) -> Made:
     """Build a model in some schemes, as far as that is not done already, into the bench's own store.
 
-    ``options`` are further ones of `hwc build`, such as ``--tune``.
+    ``options`` are further ones of `hwc build`, such as ``--tune``. Exits if one of them misses a gate: then no bundle is
+    tagged, so what others can go without has a tag of its own.
     """
     asked = [*(part for name in schemes for part in ("-q", name)), *options]
     argv = (str(command_line.HWC), "--store", str(store), "build", model, "-t", TARGET, *asked, "--smoke", "--tag")
     told = Path(model).stem
     print(f"hwc build {told}: {', '.join(schemes)}", file=sys.stderr, flush=True)
     store.parent.mkdir(parents=True, exist_ok=True)
-    run((*argv, TAG), log=store.with_name(f"build-{told}.log"))
+    run((*argv, tag), log=store.with_name(f"build-{told}.log"))
     project = open_project(Path.cwd(), store=store)
     found = infer.find(project, model)
     request = Request(found=found, targets=(TARGET,), schemes=tuple(schemes), jobs=1, smoke=True)
     variants = {variant.scheme.name: variant for variant in plan_build(project, request).variants}
-    return Made(spec=found.spec, variants=variants, store=store, project=project)
+    return Made(spec=found.spec, variants=variants, store=store, project=project, tag=tag)
 
 
 def reshaped(model: str, buckets: Sequence[Mapping[str, int]], items: int, folder: Path) -> str:

@@ -78,21 +78,24 @@ def prepare(model: str, cache: Path, store: Path, work: Path, options: Sequence[
     """Build a model and its peers' forms of it; ``options`` are further ones of `hwc build`."""
     absent: dict[str, str] = {}
     longer = building.with_context(model, LONGER, cache / "models")
-    built = language_built.build(model, [*SCHEMES[1:], TWIN, HEAD], store, options)
+    built = language_built.build(model, [*SCHEMES[1:], HEAD], store, options)
     context = built.spec.generation.context_tokens
     common = {"kind": "generating", "context_tokens": context, "vocabulary": vocabulary(built)}
     found = [_own(name, built.made.bundle(name), common, store) for name in SCHEMES]
     found += [
-        *(_own(name, built.made.bundle(name), common, store, cases=("128",)) for name in (TWIN, HEAD)),
+        _own(HEAD, built.made.bundle(HEAD), common, store, cases=("128",)),
         *onnxruntime(built, CODED, common, CASES, work),
     ]
-    label = f", cache of {LONGER}"
-    try:
-        bundle = building.make(longer, [TWIN], store, options).bundle(TWIN)
-        longest = {**common, "context_tokens": LONGER}
-        found.append(_own(TWIN, bundle, longest, store, cases=("128",), label=label))
-    except SystemExit as error:  # the rest of the part does not hang on it
-        absent[f"hwc {TWIN}{label}"] = f"it does not build: {str(error)[-300:]}"
+    notes = [built.made.told(name, f"hwc {name}") for name in (*SCHEMES, HEAD)]
+    for source, tokens, label in ((model, context, ""), (longer, LONGER, f", cache of {LONGER}")):
+        try:
+            made = building.make(source, [TWIN], store, options, tag=f"{building.TAG}-twin")
+        except SystemExit as error:  # the rest of the part does not hang on it
+            absent[f"hwc {TWIN}{label}"] = f"it does not build: {str(error)[-300:]}"
+            continue
+        notes.append(made.told(TWIN, f"hwc {TWIN}{label}"))
+        asked = {**common, "context_tokens": tokens}
+        found.append(_own(TWIN, made.bundle(TWIN), asked, store, cases=("128",), label=label))
     for name, make in {
         "llama.cpp": lambda: llama_cpp(built, common, CASES, cache / "peers", work),
         "onnxruntime-genai": lambda: genai(built, common, CASES, cache),
@@ -106,8 +109,7 @@ def prepare(model: str, cache: Path, store: Path, work: Path, options: Sequence[
         built=built, contestants=(*found, reading(work)), absent=absent,
         predicted={f"hwc {name}": predicted.of_variant(built.made, name, cache / "predicted") for name in SCHEMES},
         lengths=tuple(one["sequence"] for one in buckets if one["batch"] == 1 and one.get("logits", 1) == 1),
-        notes=tuple(built.made.told(name, f"hwc {name}") for name in (*SCHEMES, TWIN, HEAD)),
-        cache_bytes=_cache_bytes(built), versions={"llama.cpp": environment.LLAMA_CPP.packages[0],
+        notes=tuple(notes), cache_bytes=_cache_bytes(built), versions={"llama.cpp": environment.LLAMA_CPP.packages[0],
         "onnxruntime-genai": environment.ONNXRUNTIME_GENAI.packages[0],
         "llama.cpp was built with": environment.LLAMA_CPP.variables["CMAKE_ARGS"]},
     )

@@ -18,8 +18,8 @@ from hwc.spec.project import facts_dir
 if TYPE_CHECKING:
     from command import Cli
 
-RARE = ("avx512fp16", "amx-tile", "avx512bf16")
-"""CPU features that few machines have, rarest in data centres first."""
+RARE = ("avx512fp16", "amx-tile", "avx512bf16", "fma4")
+"""CPU features that few machines have; the last, AMD's of 2011 alone, is for those that have all the others."""
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from hwc import child, told
 from hwc.errors import HwcError, InternalError, StepError
 from hwc.events import PROGRESS, Event, Listener
 from hwc.files import locked
+from hwc.pipeline.interrupt import flagged
 from hwc.pipeline.step import Step
 from hwc.pipeline.store import Artifact, Store
 
@@ -39,16 +40,18 @@ def run_steps(
 
     ``jobs`` steps run at once; volatile ones run alone, after all others, with the machine to themselves.
     ``refresh`` names stages whose outputs are made again. The first failure stops the start of new steps, lets
-    running ones end, and is raised.
+    running ones end, and is raised. Ctrl-C ends the running ones, and raises KeyboardInterrupt once they have ended.
     """
     runner = _Runner(store, listen, timeout_s=timeout_s, memory_bytes=memory_bytes, refresh=refresh)
     steady = [step for step in steps if not step.stage.volatile]
-    runner.parallel(steady, jobs)
-    for step in steps:
-        if step.stage.volatile:
-            waiting = _Wait(listen, step, runner.stop, "another build is measuring")
-            with locked(store.home / "locks" / "machine", waiting=waiting):
-                runner.one(step)
+    with flagged(runner.stop):
+        runner.parallel(steady, jobs)
+        for step in steps:
+            if step.stage.volatile:
+                waiting = _Wait(listen, step, runner.stop, "another build is measuring")
+                with locked(store.home / "locks" / "machine", waiting=waiting):
+                    runner.one(step)
+                runner.go_on()
     return runner.done
 
 
@@ -65,23 +68,33 @@ class _Runner:
         with ThreadPoolExecutor(max_workers=jobs) as pool:
             try:
                 failure = self._dispatch(pool, list(steps), jobs)
-            except BaseException:  # Ctrl-C reaches this thread alone: the others end their children when they see this
+            except BaseException:  # the others end their children when they see this
                 self.stop.set()
                 raise
         if failure is not None:
             raise failure
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Raise KeyboardInterrupt if Ctrl-C was pressed."""
+        if self.stop.is_set():
+            raise KeyboardInterrupt
 
     def _dispatch(self, pool: ThreadPoolExecutor, pending: list[Step], jobs: int) -> BaseException | None:
         running: dict[Future[None], Step] = {}
         failure: BaseException | None = None
-        while (pending and failure is None) or running:
+        while True:
+            if failure is not None or self.stop.is_set():
+                pending.clear()
+            if not (pending or running):
+                return failure
             ready = [step for step in pending if all(p.key in self.done for p in step.inputs.values())]
-            for step in ready[: jobs - len(running)] if failure is None else []:
+            for step in ready[: jobs - len(running)]:
                 pending.remove(step)
                 if not self._hit(step):
                     running[pool.submit(self.one, step)] = step
             if not running:
-                if not ready and pending and failure is None:
+                if not ready and pending:
                     raise InternalError(f"{pending[0].label} waits for a step that is not in the plan")
                 continue
             # Woken again and again: a signal that the system gives to another thread is seen only when this one runs.
@@ -91,7 +104,6 @@ class _Runner:
                 failure = failure or future.exception()
                 if isinstance(failure, KeyboardInterrupt):
                     self.stop.set()
-        return failure
 
     def _hit(self, step: Step) -> bool:
         if step.stage.name in self.refresh:

@@ -67,8 +67,8 @@ class Made:
 def make(model: str, schemes: Sequence[str], store: Path, options: Sequence[str] = (), *, tag: str = TAG) -> Made:
     """Build a model in some schemes, as far as that is not done already, into the bench's own store.
 
-    ``options`` are further ones of `hwc build`, such as ``--tune``. Exits if one of them misses a gate: then no bundle is
-    tagged, so what others can go without has a tag of its own.
+    ``options`` are further ones of `hwc build`, such as ``--tune``. Exits if a scheme misses a gate: then none is
+    tagged, so one that others can go without has a tag of its own.
     """
     asked = [*(part for name in schemes for part in ("-q", name)), *options]
     argv = (str(command_line.HWC), "--store", str(store), "build", model, "-t", TARGET, *asked, "--smoke", "--tag")

@@ -13,8 +13,8 @@ from types import FrameType
 def flagged(stop: threading.Event) -> Iterator[None]:
     """Let the first Ctrl-C set ``stop`` and no more; a second one raises KeyboardInterrupt at once.
 
-    Raised in the main thread while it starts another, KeyboardInterrupt breaks the lock that it holds ("release unlocked
-    lock"). Does nothing in another thread, and where Ctrl-C does something else than raise, as in a shell's background.
+    Raised in the main thread while it starts another, KeyboardInterrupt breaks the lock that it holds ("release
+    unlocked lock"). Does nothing in another thread, and where Ctrl-C does not raise, as in a shell's background.
     """
     ours = threading.current_thread() is threading.main_thread()
     if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,20 @@ def test_a_choice_that_the_descriptor_does_not_have_is_refused(shared_mlp: Cli, 
 
     assert ran.code == 2
     assert "`tried` has no candidate `gone`" in ran.stderr
+
+
+@pytest.mark.slow
+def test_an_interrupted_tune_tags_nothing_and_goes_on_from_what_was_made(shared_mlp: Cli, tmp_path: Path) -> None:
+    cli = shared_mlp.copied_to(tmp_path)
+    _target(cli.cwd)
+    before = cli.tags()
+    running = cli.start(*BUILD, "--tune", "--tune-budget-s", "60", "--tag", "tuned")
+    assert running.stderr is not None
+    assert any("lower mlp tried/fp32 by plain" in line for line in iter(running.stderr.readline, ""))
+    running.send_signal(signal.SIGINT)
+    assert "nothing half-done is visible" in running.communicate(timeout=120)[1]
+    assert (running.returncode, cli.tags()) == (130, before)
+
+    again = cli(*BUILD, "--tune", "--tune-budget-s", "60", "--tag", "tuned").ok()
+    assert "= lower mlp tried/fp32" in again.stderr
+    assert "tuned: made by" in cli("inspect", "mlp:tuned").ok().stdout

@@ -47,7 +47,7 @@ SCHEMES = (FLOAT, "w4a16", "w4a8-rtn")
 """Quality is measured elsewhere: codes that are rounded to nearest take the time of fitted ones."""
 CODED = "w4a16"
 TWIN = "w4a16-rtn"
-"""Rounded to nearest: the same artefact but for the numbers, so that other lengths of cache are built in a minute."""
+"""Rounded to nearest: the same artefact but for the numbers, so that two lengths of cache take a minute each."""
 HEAD = "w4a16-rtn-e4"
 """The twin with its table, which is the head as well, in int4, as onnxruntime-genai has it."""
 LONGER = 4096
@@ -77,7 +77,6 @@ class Prepared:
 def prepare(model: str, cache: Path, store: Path, work: Path, options: Sequence[str] = ()) -> Prepared:
     """Build a model and its peers' forms of it; ``options`` are further ones of `hwc build`."""
     absent: dict[str, str] = {}
-    longer = building.with_context(model, LONGER, cache / "models")
     built = language_built.build(model, [*SCHEMES[1:], HEAD], store, options)
     context = built.spec.generation.context_tokens
     common = {"kind": "generating", "context_tokens": context, "vocabulary": vocabulary(built)}
@@ -87,12 +86,8 @@ def prepare(model: str, cache: Path, store: Path, work: Path, options: Sequence[
         *onnxruntime(built, CODED, common, CASES, work),
     ]
     notes = [built.made.told(name, f"hwc {name}") for name in (*SCHEMES, HEAD)]
-    for source, tokens, label in ((model, context, ""), (longer, LONGER, f", cache of {LONGER}")):
-        try:
-            made = building.make(source, [TWIN], store, options, tag=f"{building.TAG}-twin")
-        except SystemExit as error:  # the rest of the part does not hang on it
-            absent[f"hwc {TWIN}{label}"] = f"it does not build: {str(error)[-300:]}"
-            continue
+    for tokens, label in ((context, ""), (LONGER, f", cache of {LONGER}")):
+        made = building.make(building.twin(model, tokens, cache / "models"), [TWIN], store, options)
         notes.append(made.told(TWIN, f"hwc {TWIN}{label}"))
         asked = {**common, "context_tokens": tokens}
         found.append(_own(TWIN, made.bundle(TWIN), asked, store, cases=("128",), label=label))
@@ -200,7 +195,7 @@ def _told(
     head["load"] = {"seconds": loaded["load_s"], "before": loaded["before_load"], "after": loaded["after_load"],
                     "used": now, "cache_bytes": prepared.cache_bytes}
     if one.own:
-        head["weight_bytes"] = prepared.built.made.weight_bytes(one.name.split()[1].rstrip(","))
+        head["weight_bytes"] = building.weight_bytes(one.config["bundle"], Path(one.config["store"]))
     functions = prepared.predicted.get(one.name, {}) if threads == 1 else {}
     rows = []
     for case in one.cases:

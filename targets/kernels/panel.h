@@ -6,24 +6,27 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PANEL_K 128
 /* Rows of activations from which on it pays; lanes of a register; sums that there are registers for: vectors, by rows. */
 #if defined(__AVX512F__)
 #define PANEL_FEWEST 16
 #define PANEL_LANES 16
 #define PANEL_VECTORS 2
-#define PANEL_ROWS 8
+#define PANEL_ROWS 12
+#define PANEL_K 512
 #elif defined(__AVX__)
 #define PANEL_FEWEST 32
 #define PANEL_LANES 8
 #define PANEL_VECTORS 2
 #define PANEL_ROWS 4
+#define PANEL_K 256
 #else
 #define PANEL_FEWEST 16
 #define PANEL_LANES 4
 #define PANEL_VECTORS 4
 #define PANEL_ROWS 2
+#define PANEL_K 128
 #endif
+#define PANEL_LEFT (PANEL_ROWS < 8 ? 2 : 4)
 #define PANEL_COLUMNS (PANEL_VECTORS * PANEL_LANES)
 
 typedef float panel_lanes __attribute__((vector_size(4 * PANEL_LANES), aligned(4), may_alias));
@@ -68,7 +71,7 @@ static inline __attribute__((always_inline)) void panel_block(const panel_task *
 static inline void panel_rows(const panel_task *t, const float *panel, size_t n, size_t k, size_t count) {
     size_t m = 0;
     for (; m + PANEL_ROWS <= t->m; m += PANEL_ROWS) panel_block(t, panel, m, n, k, count, PANEL_ROWS);
-    for (; m + 2 <= t->m; m += 2) panel_block(t, panel, m, n, k, count, 2);
+    for (; m + PANEL_LEFT <= t->m; m += PANEL_LEFT) panel_block(t, panel, m, n, k, count, PANEL_LEFT);
     for (; m < t->m; ++m) panel_block(t, panel, m, n, k, count, 1);
 }
 

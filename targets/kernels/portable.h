@@ -24,7 +24,9 @@ static inline float added_of(const struct hwc_dequantise_matmul *c, int bits, si
 }
 
 static inline void portable_column(const struct hwc_dequantise_matmul *c, int bits, size_t m, size_t rows, size_t n) {
-    float sums[ROWS_AT_ONCE][LANES] = {{0.0f}};
+    float sums[ROWS_AT_ONCE][LANES]; /* cleared by a loop: of an initialiser some compilers make a call of memset */
+    for (size_t row = 0; row < rows; ++row)
+        for (int lane = 0; lane < LANES; ++lane) sums[row][lane] = 0.0f;
     for (size_t group = 0; group < c->groups; ++group) {
         const size_t group_at = n * c->groups + group;
         const float scale = hwc_half(c->scales[group_at]), added = added_of(c, bits, group_at, scale);

@@ -1,10 +1,11 @@
 /* Holds the CPU's kernels to exact sums over shapes, groups, zero points and edges; buffers are as large as they must be,
- * so that a sanitizer sees one byte too many. Prints what is off; exits 1 if anything is. */
+ * so that a sanitizer sees one byte too many. Prints what is off; exits 1 if anything is. With a kernel's name: that one. */
 #include "hwc_kernels.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 typedef void grouped_kernel(const float *, size_t, const uint8_t *, size_t, const uint16_t *, size_t, const uint8_t *, size_t,
                             float *, size_t, size_t, size_t, size_t, size_t, size_t, size_t, size_t, size_t);
@@ -25,6 +26,9 @@ static const struct tried W4A16 = {"w4a16", hwc_w4a16, 4, 0, 1, 1.6e-5}, W4A8 = 
 
 #define UNTOUCHED 12345.0f
 static int off;
+static const char *wanted; /* a kernel's name; NULL: all */
+
+static int asked(const char *name) { return !wanted || !strcmp(wanted, name); }
 
 static float uniform(void) { return (float)rand() / (float)RAND_MAX * 2.0f - 1.0f; }
 
@@ -82,6 +86,7 @@ static double *multiplied(const float *x, size_t count, size_t k, int rounds) {
 
 static void grouped(const struct tried *of, size_t m, size_t n, size_t k, size_t group, uint32_t codes_form,
                     uint32_t zeros_form, unsigned kind) {
+    if (!asked(of->name)) return;
     const int bits = of->bits;
     const int tiled = (codes_form & HWC_CODES_TILED) != 0;
     const size_t groups = k / group, row_bytes = k * (size_t)bits / 8, begin = tiled ? (n > 16 ? 16 : 0) : n > 4;
@@ -124,6 +129,7 @@ static void grouped(const struct tried *of, size_t m, size_t n, size_t k, size_t
 
 /* An infinity or NaN in a row makes its results no finite number, and leaves other rows as they are. */
 static void unbounded(const struct tried *of, uint32_t codes_form, float value) {
+    if (!asked(of->name)) return;
     enum { M = 9, N = 32, K = 64, GROUP = 32 };
     float *x = random_rows(M * K), *y = room(M * N * sizeof *y);
     uint8_t *codes = random_bytes(N * K / 2);
@@ -137,6 +143,7 @@ static void unbounded(const struct tried *of, uint32_t codes_form, float value) 
 }
 
 static void eight(size_t m, size_t n, size_t k) {
+    if (!asked("fp8")) return;
     float *x = random_rows(m * k), *y = room(m * n * sizeof *y), *scales = random_rows(n);
     uint8_t *codes = random_bytes(n * k);
     for (size_t at = 0; at < n * k; ++at)
@@ -156,6 +163,7 @@ static void eight(size_t m, size_t n, size_t k) {
 }
 
 static void tiles(size_t m, size_t n, size_t k) {
+    if (!asked("f32 tiles")) return;
     const size_t begin = n > 16 ? 16 : 0;
     float *x = random_rows(m * k), *w = random_rows(n * k), *y = room(m * n * sizeof *y);
     for (size_t at = 0; at < m * n; ++at) y[at] = UNTOUCHED;
@@ -221,7 +229,8 @@ static void large(void) {
     }
 }
 
-int main(void) {
+int main(int count, char **words) {
+    wanted = count > 1 ? words[1] : NULL;
     small();
     large();
     puts(off ? "off" : "all within their bounds");

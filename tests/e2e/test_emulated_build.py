@@ -81,6 +81,19 @@ def test_its_matrix_unit_is_modelled_and_says_so(emulated: Cli, scheme: str, ker
     assert whole // 2 < stood_in < whole
 
 
+def test_a_kernel_in_vector_instructions_is_executed_as_such(shared_quantised_mlp: Cli, tmp_path: Path) -> None:
+    cli = shared_quantised_mlp.copied_to(tmp_path / "vectors")
+    cli("build", "mlp", "-t", "spacemit-k1", "-q", "w4a16").ok()
+    name = "mlp:dev#spacemit-k1/w4a16"
+    told = cli("inspect", name, "--format", "json").ok().json()
+    (found,) = told["serving"]
+    assert found["status"] == "verified"
+    assert "modelled" not in found["target"]["device"]
+    (kernel,) = told["facts"]["spacemit-k1/w4a16"]["lower"]["vendor"]["kernels"].values()
+    assert (kernel["linked"], kernel["matched"]) == (True, {"b1": 3})
+    assert "kernel_hwc_rvv_w4a16" in cli("inspect", name).ok().stdout
+
+
 def test_without_the_cross_compiler_generated_code_is_built_and_told(shared_mlp: Cli, tmp_path: Path) -> None:
     cli = shared_mlp.copied_to(tmp_path / "without")
     (tmp_path / "bin").mkdir()

@@ -202,6 +202,11 @@ def test_a_core_without_an_extension_is_refused(home: Path, tmp_path: Path) -> N
     emulate.twin(code, chip(cpu=CPU.format(vlen=256) + ",Zfh=true"), home)
 
 
+def test_what_every_core_has_is_not_asked_of_it(home: Path, tmp_path: Path) -> None:
+    code = compiled(tmp_path, "+zifencei")
+    assert "zifencei" in emulate.twin(code, chip(), home).executables[0].extensions
+
+
 def test_without_the_emulator_the_package_is_named(
     code: bytes, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,7 +83,7 @@ def _require_core(tools: Tools, chip: EmulatedChip, code: tuple[riscv.RiscvCode,
                 f"the code is made for vector registers of {one.vlen_bits} bits, the core's have {vlen_bits}",
                 where=where, hint="it would compute wrongly, without a fault: choose the variant for this chip",
             )
-        if lacking := [name for name in one.extensions if name not in has]:
+        if lacking := [name for name in one.extensions if name not in {*has, *riscv.BASE}]:
             raise MachineError(
                 f"the core lacks extensions that the code was made for: {', '.join(lacking)}", where=where,
                 hint="choose the variant for this chip, or an emulator that has them",

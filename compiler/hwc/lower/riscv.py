@@ -19,7 +19,7 @@ MOST_SECTIONS = 4096
 _IMPLIED = re.compile(r"zicsr|zmmul|zaamo|zalrsc|zca|zcd|zve\d+[xfd]|zvl\d+b")
 """Parts of ``m``, ``a``, ``c``, ``d`` and ``v``, or a vector length, which is compared on its own."""
 
-_BASE = frozenset({"i", "zifencei"})
+BASE = frozenset({"i", "zifencei"})
 """Had by every core: ``i`` of the first ratified version had the counters and ``fence.i`` in it."""
 _IMPLIES = {
     "zfh": ("zfhmin",), "zvfh": ("zvfhmin", "zfhmin"), "b": ("zba", "zbb", "zbs"), "zhinx": ("zhinxmin",),
@@ -52,7 +52,7 @@ class RiscvCode:
 def beyond(code: RiscvCode, features: Iterable[str]) -> tuple[str, ...]:
     """Return the extensions that code was made for, and features as ``+m`` and ``+zvl256b`` neither name nor imply."""
     named = {name.removeprefix("+") for name in features if name.startswith("+")}
-    has = named | _BASE | {part for name in named for part in _IMPLIES.get(name, ())}
+    has = named | BASE | {part for name in named for part in _IMPLIES.get(name, ())}
     lacking = [name for name in code.extensions if name not in has]
     lengths = [int(found) for name in named for found in re.findall(r"^zvl(\d+)b$", name)]
     if code.vlen_bits > max(lengths, default=128 if "v" in named else 0):

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "unit"))  # emulated_parts.py
-
 from emulated_parts import CPU, needs_emulator
 
 from hwc.lower.kernel_objects import BASE_FLAGS
 
 pytestmark = needs_emulator
+ROOT = Path(__file__).resolve().parents[2]
 KERNELS, HEADER = ROOT / "targets" / "kernels", ROOT / "compiler" / "hwc" / "lower" / "kernels"
 SOURCE, OTHERS = "rvv_w4a16.c", ("w4a8.c", "x86_w8a16.c", "x86_fp8.c", "matmul_f32_tiles.c")
 COMPILER = tomllib.loads((ROOT / "targets" / "spacemit-k1.toml").read_text())["vendor"]["compiler"]

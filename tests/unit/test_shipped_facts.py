@@ -51,7 +51,7 @@ def test_titles_of_targets_are_unique(project) -> None:
 def test_a_software_device_claims_no_cost_and_no_figures(project, name: str) -> None:
     target = find_target(project, name)
     software = target.hardware_status == "software"
-    assert target.execution.functional_only == (target.hardware_status == "software" or target.execution.driver == "emulated")
+    assert target.execution.functional_only == (software or target.execution.driver == "emulated")
     assert software <= (not target.price and not dict(leaves(target.hardware, "hardware")))
 
 

@@ -167,6 +167,15 @@ def test_the_page_tells_goals_figures_absences_flags_and_a_busy_machine() -> Non
     assert widths == {10}
 
 
+def test_without_a_calibration_the_weights_at_the_bandwidth_that_was_read_are_the_roofline() -> None:
+    ours = row("hwc w4a16", "decode at 128", [50.0], weight_bytes=2 * 10**8)
+    rows = [ours, row("llama.cpp", "decode at 128", [60.0])]
+    told = {"smollm2": {"1": section(*rows)}, "encoders": {"1": section(*rows)}}
+    page = bench_page.page("a-cpu-avx2", {"parts": told, "goals": []}, pictures=())
+    assert page.count("|  | ≥ 20 |") == 1
+    assert page.index("≥ 20 |") > page.index("## SmolLM2")
+
+
 def test_the_picture_holds_a_mark_for_every_row_and_a_ring_for_a_wrong_one() -> None:
     drawn = bench_plots.pictures(facts()["parts"])
     root = ET.fromstring(drawn["matmul"])
